@@ -1,0 +1,79 @@
+"""Capture in Dagster: a job that drains the slot, and the sensor that starts it when the slot lags."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from upsell_assets.capture.job import Capture
+from upsell_assets.errors import UpsellError
+from upsell_assets.lake.lakehouse import Lakehouse
+
+JOB = "capture"
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+
+def open_capture(lakehouse: Lakehouse) -> Capture | None:
+    """The capture of the settings' database; None where there is no database to capture."""
+    settings = lakehouse.settings
+    if settings.source_dsn is None:
+        return None
+    return Capture(
+        settings.source_dsn.get_secret_value(),
+        lakehouse.store,
+        lakehouse.contracts,
+        name=settings.capture_name,
+        schema=settings.source_schema,
+    )
+
+
+def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
+    """Full loads that are due, then everything committed by now, into raw."""
+
+    @dg.op(pool=JOB, description="Drain the replication slot into raw files.")
+    def drain(context: dg.OpExecutionContext) -> None:
+        capture = open_capture(lakehouse)
+        if capture is None:
+            raise dg.Failure("capture: UPSELL_SOURCE_DSN is not set. Set it, or drop files into raw yourself.")
+        capture.ensure_full_load()
+        drained = capture.drain()
+        context.log.info(f"changes: {drained.changes}, position {drained.position}")
+        context.add_output_metadata({"changes": drained.changes, "files": len(drained.files), "position": drained.position})
+
+    @dg.job(name=JOB, description="Database to raw: drains the replication slot, then stops.")
+    def capture() -> None:
+        drain()
+
+    return capture
+
+
+def capture_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
+    """Starts the capture job when the slot lags and none runs."""
+
+    @dg.sensor(
+        name="capture_sensor",
+        job_name=JOB,
+        description="Starts a capture when the database has committed what the lake has not seen.",
+        minimum_interval_seconds=lakehouse.settings.capture_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def sense(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        capture = open_capture(lakehouse)
+        if capture is None:
+            return dg.SkipReason("no source database: UPSELL_SOURCE_DSN is not set")
+        if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
+            return dg.SkipReason("a capture is under way")
+        try:
+            lag = capture.lag()
+        except UpsellError as error:
+            context.log.warning(str(error))
+            return dg.RunRequest()  # the job says it where people look, and takes a full load that is due
+        if lag.seconds == 0:
+            return dg.SkipReason("nothing new is committed")
+        return dg.RunRequest(tags={"upsell/lag": f"{timedelta(seconds=lag.seconds)}, {lag.bytes:,} bytes"})
+
+    return sense

@@ -1,0 +1,206 @@
+"""Capture as others use it: the first full load, then drains, for one database and one lake.
+
+Here: what is due, one capture at a time, and the order that makes an interrupted first load start afresh. Not here:
+how anything is read or written (`full_load`, `stream`), or what starts a drain (a sensor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from threading import Event
+
+from psycopg import Error as DatabaseError
+
+from upsell_assets.capture import stream
+from upsell_assets.capture.full_load import Progress, load_table, snapshot
+from upsell_assets.capture.landing import LoadResult, State, read_state, state_key, utc, write_state
+from upsell_assets.capture.setup import drop_slot, find_slot, preflight
+from upsell_assets.capture.stream import Drained, Lag
+from upsell_assets.capture.values import SESSION
+from upsell_assets.contracts import Contract
+from upsell_assets.errors import PermanentError, RetryableError
+from upsell_assets.lake.store import ObjectStore
+from upsell_assets.source.database import Connection, connect, database_errors
+
+
+class Capture:
+    """One database's tables on their way to raw.
+
+    Args:
+        dsn: of a role that may replicate and read the tables.
+        store: the lake.
+        contracts: by table; all of one schema.
+        name: of the publication and the replication slot.
+        schema: where the source tables are by default.
+    """
+
+    def __init__(
+        self, dsn: str, store: ObjectStore, contracts: Mapping[str, Contract], *, name: str, schema: str
+    ) -> None:
+        schemas = {contract.schema_name for contract in contracts.values()}
+        if len(schemas) != 1:
+            raise PermanentError(
+                f"capture {name}: contracts of one schema are needed, found {sorted(schemas) or 'none'}. Give the "
+                "tables of one database one schema, in UPSELL_CONTRACTS."
+            )
+        self._dsn = dsn
+        self._store = store
+        self._contracts = dict(contracts)
+        self._name = name
+        self._schema = schema
+        self._key = state_key(next(iter(contracts.values())))
+
+    def ensure_full_load(self, progress: Progress | None = None) -> list[LoadResult]:
+        """Load what has no full load yet: everything at first, later the tables of new contracts.
+
+        A first load that was interrupted is started again, with a new slot. Nothing to do: an empty list.
+
+        Raises:
+            PermanentError: the database is not ready (all that is missing is named), or the slot is another lake's.
+            RetryableError: another capture is at work, or database or store cannot be reached.
+        """
+        with self._alone() as connection:
+            state = self._state(connection)
+            if state is None or not state.handover:
+                return self._first_load(connection, state, progress)
+            missing = {table: c for table, c in self._contracts.items() if table not in state.tables}
+            if not missing:
+                return []
+            # The stream already carries the new tables: what commits at or below their load's position is ignored.
+            preflight(connection, self._contracts, name=self._name, schema=self._schema)
+            _, results = self._load(missing, slot=f"{self._name}_load", temporary=True, progress=progress)
+            write_state(self._store, self._key, replace(state, tables=(*state.tables, *missing)))
+            return results
+
+    def resync(self, progress: Progress | None = None) -> list[LoadResult]:
+        """Give up the slot and take a new full load of everything, after a slot was lost.
+
+        What the lake has stays; the new load's position tells what is gone from the database.
+
+        Raises:
+            PermanentError, RetryableError: as `ensure_full_load`.
+        """
+        with self._alone() as connection:
+            state = self._state(connection)
+            return self._first_load(connection, state and replace(state, handover=False), progress)
+
+    def drain(self, progress: Progress | None = None) -> Drained:
+        """Bring everything into the lake that is committed by now, and stop.
+
+        Raises:
+            PermanentError: there is no full load yet, or the slot is lost: a new full load is needed.
+            RetryableError: another capture is at work, or database or store cannot be reached.
+        """
+        with self._alone() as connection:
+            return stream.drain(
+                connection,
+                self._store,
+                self._contracts,
+                key=self._key,
+                schema=self._schema,
+                state=self._handed_over(connection),
+                progress=progress,
+            )
+
+    def follow(self, stop: Event, *, seconds: float = 1.0) -> Iterator[Drained]:
+        """Drain again and again until `stop` is set, with a pause of some seconds after each; yields each drain.
+
+        Raises:
+            PermanentError, RetryableError: as `drain`.
+        """
+        while not stop.is_set():
+            yield self.drain()
+            stop.wait(seconds)
+
+    def lag(self) -> Lag:
+        """How far the lake is behind the database; cheap, and allowed while a capture is at work.
+
+        Raises:
+            PermanentError: there is no full load yet, or the slot is lost: a new full load is needed.
+        """
+        with connect(self._dsn) as connection:
+            return stream.lag(connection, self._handed_over(connection))
+
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """A session that holds this capture's lock in the database; the lock ends with the session."""
+        with connect(self._dsn) as connection:
+            with database_errors("opening the capture's session"):
+                connection.execute(SESSION)
+                row = connection.execute(
+                    "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [f"upsell capture {self._name}"]
+                ).fetchone()
+            if row != (True,):
+                raise RetryableError(f"capture {self._name}: another capture of this name is at work. Try again later.")
+            yield connection
+
+    def _state(self, connection: Connection) -> State | None:
+        """The durable state.
+
+        Raises:
+            PermanentError: it belongs to another database, whose positions mean nothing here.
+        """
+        state = read_state(self._store, self._key)
+        if state is not None and state.system != _system(connection):
+            raise PermanentError(
+                f"capture {self._name}: the lake was filled from database cluster {state.system}, and this is another. "
+                "Point UPSELL_SOURCE_DSN to that one, or begin a new lake."
+            )
+        return state
+
+    def _handed_over(self, connection: Connection) -> State:
+        state = self._state(connection)
+        if state is None or not state.handover:
+            raise PermanentError(f"capture {self._name}: there is no full load yet. Take it before the first drain.")
+        return state
+
+    def _first_load(self, connection: Connection, state: State | None, progress: Progress | None) -> list[LoadResult]:
+        preflight(connection, self._contracts, name=self._name, schema=self._schema)
+        if find_slot(connection, self._name) is not None:
+            if state is None:
+                raise PermanentError(
+                    f"capture {self._name}: a replication slot of this name exists, and this lake did not make it. Set "
+                    "UPSELL_CAPTURE_NAME to another name, or, if nothing uses it, SELECT "
+                    f"pg_drop_replication_slot('{self._name}')."
+                )
+            drop_slot(connection, self._name)
+        # The intent goes first: a slot found later without a handover is known to be a dead load's.
+        intent = State(self._name, _system(connection))
+        write_state(self._store, self._key, intent)
+        try:
+            state, results = self._load(self._contracts, slot=self._name, temporary=False, progress=progress)
+        except BaseException:
+            # A slot that nobody reads keeps the server's log for ever.
+            with suppress(DatabaseError, RetryableError):
+                drop_slot(connection, self._name)
+            raise
+        write_state(self._store, self._key, replace(state, system=intent.system))
+        return results
+
+    def _load(
+        self, contracts: Mapping[str, Contract], *, slot: str, temporary: bool, progress: Progress | None
+    ) -> tuple[State, list[LoadResult]]:
+        with snapshot(self._dsn, contracts, slot=slot, temporary=temporary, schema=self._schema) as taken:
+            results = [
+                load_table(taken, self._store, contract, schema=self._schema, progress=progress)
+                for contract in contracts.values()
+            ]
+        return State(
+            slot=slot,
+            system=0,
+            handover=True,
+            tables=tuple(contracts),
+            consistent_point=taken.consistent_point,
+            confirmed_lsn=taken.consistent_point,
+            confirmed_at=utc(taken.time).isoformat(),
+        ), results
+
+
+def _system(connection: Connection) -> int:
+    """What tells this database cluster, and all its replicas and restored copies, from every other."""
+    with database_errors("asking for the cluster's identifier"):
+        row = connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,61 @@
+"""The Dagster code location: assembles what the layers offer, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from upsell_assets.bronze.assets import bronze_assets
+from upsell_assets.capture.assets import capture_job, capture_sensor
+from upsell_assets.dtref_assets import daily_sql_asset, sql_files
+from upsell_assets.lake.io_manager import DeltaIOManager
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.model.assets import model_assets
+from upsell_assets.raw.assets import landing_sensor, raw_specs
+from upsell_assets.settings import Settings, load_settings
+from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
+from upsell_assets.silver.touched import SCORES
+
+ROOT = Path(__file__).parent
+
+
+def build_defs(settings: Settings | None = None) -> dg.Definitions:
+    """Everything for one set of settings; layers whose inputs no contract declares are left out."""
+    lakehouse = Lakehouse(settings or load_settings())
+    silver = silver_assets(lakehouse)
+    made = {key.to_user_string().replace("/", ".") for asset in silver for key in asset.keys}
+    files = [
+        (sql, layer)
+        for layer in ("feature_store", "gold")
+        for sql in sql_files(ROOT / layer)
+        if {name for name in sql.tables if name.startswith("silver.")} <= made
+    ]
+    daily = [daily_sql_asset(lakehouse, sql, group=layer) for sql, layer in files]
+    models = model_assets(lakehouse) if daily else []
+    consumers = [sql.name for sql, _ in files] + ([SCORES] if models else [])
+    sensors = [capture_sensor(lakehouse), landing_sensor(lakehouse), *([new_day_sensor(lakehouse)] if daily else [])]
+    automation = dg.AutomationConditionSensorDefinition(
+        "automation",
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=lakehouse.settings.sensor_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Runs what the assets' conditions ask for.",
+    )
+    return dg.Definitions(
+        assets=[
+            *raw_specs(lakehouse),
+            *bronze_assets(lakehouse),
+            *silver,
+            *touched_specs(lakehouse, consumers),
+            *daily,
+            *models,
+        ],
+        jobs=[capture_job(lakehouse)],
+        sensors=[*sensors, automation],
+        resources={"delta_io_manager": DeltaIOManager(lakehouse)},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

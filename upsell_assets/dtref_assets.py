@@ -1,0 +1,67 @@
+"""One asset per .sql file of a daily layer: features and gold, partitioned by dtRef, a range in one query.
+
+Here: the factory. The rules are in the SQL; the IO manager replaces exactly the partitions of the run.
+"""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+from sqlglot import exp
+
+from upsell_assets.automation import on_change
+from upsell_assets.lake.engines import Query
+from upsell_assets.lake.io_manager import PARTITION_COLUMN
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.lake.metadata import definition_metadata
+from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
+from upsell_assets.partitions import dtrefs
+from upsell_assets.silver.assets import touched_key
+from upsell_assets.silver.events import event_days, local_day
+from upsell_assets.silver.touched import existing
+
+COMPUTED = "_computed_at"
+
+
+def sql_files(folder: Path) -> list[SqlFile]:
+    """The tables of a layer; files that begin with `_` are views, inlined where they are used."""
+    return [load_sql(path) for path in sorted(folder.glob("[!_]*.sql"))]
+
+
+def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.AssetsDefinition:
+    """The asset of one file; dtRefs of the run that do not exist stay empty."""
+    touched = touched_key(sql.name)
+    tables = sorted(name for name in sql.tables if name != DTREFS)
+
+    @dg.asset(
+        key=sql.name.split("."),
+        description=sql.description,
+        deps=[touched, *(dg.AssetKey(name.split(".")) for name in tables)],
+        partitions_def=dtrefs(lakehouse.settings),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        automation_condition=on_change(of=touched),
+        io_manager_key="delta_io_manager",
+        group_name=group,
+        kinds={"deltalake", "sql"},
+        owners=["team:upsell"],
+        code_version=sql.code_version,
+        pool=sql.name,
+        metadata={**definition_metadata(lakehouse, sql.name), PARTITION_COLUMN: "dtRef"},
+    )
+    def daily(context: dg.AssetExecutionContext) -> Query:
+        now = datetime.now(UTC)
+        wanted = [date.fromisoformat(key) for key in context.partition_keys]
+        exists = existing(sql.name, event_days(lakehouse.lake, now), local_day(now), None)
+        versions = {name: lakehouse.lake.open(name).version() for name in tables}
+        return daily_query(sql, [day for day in wanted if exists and day in exists], now, versions)
+
+    return daily
+
+
+def daily_query(sql: SqlFile, days: list[date], now: datetime, versions: dict[str, int] | None = None) -> Query:
+    """The query of a daily table for a set of dtRefs, each row with the time of its computation (UTC)."""
+    rows = exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(sql.tree.subquery("q"))
+    params = {"computed_at": now, **({"now": now} if "now" in sql.parameters else {})}
+    relation = pa.table({"dtRef": pa.array(days, pa.date32())})
+    return Query(rows, params, {DTREFS: relation}, versions or {}, sql)

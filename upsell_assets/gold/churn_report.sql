@@ -1,0 +1,38 @@
+-- Who of the customers of the 28 local days before the last 28 did not come back in the last 28; one row per dtRef.
+-- The last 28 local days end with dtRef; a customer is active by a transaction.
+WITH atividade AS (
+    SELECT DISTINCT
+        t.idCliente,
+        CAST(FROM_UTC_TIMESTAMP(t.dtTransacao, 'America/Sao_Paulo') AS DATE) AS dtDia
+    FROM silver.upsell.transacoes AS t
+    WHERE t.idCliente IS NOT NULL AND t.dtTransacao IS NOT NULL
+),
+
+cliente AS (
+    SELECT
+        r.dtRef,
+        a.idCliente,
+        MAX(CASE WHEN a.dtDia <= DATE_SUB(r.dtRef, 28) THEN 1 ELSE 0 END) AS flBaseOld,
+        MAX(CASE WHEN a.dtDia > DATE_SUB(r.dtRef, 28) THEN 1 ELSE 0 END) AS flBaseNew
+    FROM dtrefs AS r
+    INNER JOIN atividade AS a ON a.dtDia > DATE_SUB(r.dtRef, 56) AND a.dtDia <= r.dtRef
+    GROUP BY r.dtRef, a.idCliente
+),
+
+base AS (
+    SELECT
+        r.dtRef,
+        CAST(COALESCE(SUM(c.flBaseOld), 0) AS BIGINT) AS qtdeBaseOld,
+        CAST(COALESCE(SUM(c.flBaseOld * c.flBaseNew), 0) AS BIGINT) AS qtdeBaseNewNotChurn
+    FROM dtrefs AS r
+    LEFT JOIN cliente AS c ON c.dtRef = r.dtRef
+    GROUP BY r.dtRef
+)
+
+SELECT
+    b.dtRef, -- last local day of the last 28
+    b.qtdeBaseOld, -- customers active in (dtRef - 56, dtRef - 28]
+    b.qtdeBaseNewNotChurn, -- of them, customers active in (dtRef - 28, dtRef]
+    b.qtdeBaseOld - b.qtdeBaseNewNotChurn AS nrQtdeChurn, -- of them, customers not active any more
+    CAST(b.qtdeBaseOld - b.qtdeBaseNewNotChurn AS DOUBLE) / NULLIF(b.qtdeBaseOld, 0) AS ChurnRate -- their share, 0 to 1
+FROM base AS b

@@ -1,0 +1,53 @@
+"""The embedded engine: DuckDB runs the SQL, delta-rs reads and writes the tables; no JVM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from upsell_assets.errors import PermanentError
+from upsell_assets.lake.duck import connect
+from upsell_assets.lake.engines import Capabilities, Query
+from upsell_assets.lake.sql import bind, source_tables, to_duckdb
+from upsell_assets.lake.tables import Lake
+
+BATCH_ROWS = 65_536
+
+
+@dataclass
+class EmbeddedEngine:
+    """One lake, one in-memory DuckDB connection per query."""
+
+    lake: Lake
+    capabilities: Capabilities = Capabilities(writes=True)
+
+    def run(self, query: Query) -> pa.RecordBatchReader:
+        """See `Engine.run`."""
+        connection = connect()
+        names: dict[str, str] = {}
+        for number, name in enumerate(sorted(source_tables(query.tree))):
+            names[name] = f"input_{number}"
+            rows = query.relations.get(name)
+            if rows is None:
+                rows = self.lake.open(name, query.versions.get(name)).to_pyarrow_dataset()
+            connection.register(names[name], rows)
+        try:
+            result = connection.sql(to_duckdb(bind(query.tree, names, query.params)))
+            reader = result.to_arrow_reader(BATCH_ROWS)
+        except duckdb.Error as error:
+            connection.close()
+            raise PermanentError(f"the query was refused: {error}") from error
+        return pa.RecordBatchReader.from_batches(reader.schema, _batches(connection, reader))
+
+    def close(self) -> None:
+        """Nothing is held between queries."""
+
+
+def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from reader
+    finally:
+        connection.close()

@@ -1,0 +1,87 @@
+"""The IO manager: asset key = table name, Delta on S3, lazy loads, writes that replace a run's partitions only.
+
+Here: how an asset's rows become a table and how a table is handed to the next asset. Not here: tables that are
+merged (bronze, silver); their assets commit themselves and return no rows. On load the table is trusted, not the
+event log: a materialization is a claim about the object store, not the object store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+from deltalake import DeltaTable
+from sqlglot import exp
+
+from upsell_assets.lake.engines import Query
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.lake.metadata import table_metadata
+
+PARTITION_COLUMN = "partition_expr"
+"""Metadata key under which an asset names the column that its partitions are (Dagster's own convention)."""
+
+Rows = Query | pa.Table | pa.RecordBatchReader
+
+
+class DeltaIOManager(dg.IOManager):
+    """Reads and writes the lake's tables for Dagster."""
+
+    def __init__(self, lakehouse: Lakehouse) -> None:
+        self._lakehouse = lakehouse
+
+    def handle_output(self, context: dg.OutputContext, obj: Rows) -> None:
+        """Write what an asset returned: a query runs only here.
+
+        Raises:
+            PermanentError: the engine refuses the query; nothing was written.
+        """
+        name = ".".join(context.asset_key.path)
+        counted = _Counted(self._reader(obj))
+        column = (context.definition_metadata or {}).get(PARTITION_COLUMN)
+        partitions = {str(column): context.asset_partition_keys} if column and context.has_asset_partitions else {}
+        table = self._lakehouse.lake.replace(name, counted.reader, partitions=partitions)
+        sql = obj.sql if isinstance(obj, Query) else None
+        context.add_output_metadata({"rows_written": counted.rows, **table_metadata(self._lakehouse, table, sql)})
+
+    def load_input(self, context: dg.InputContext) -> object:
+        """Hand over a table: lazily as a `Query`, or as the input's annotation asks (Arrow table, reader, DeltaTable).
+
+        The newest version at this moment is pinned. Of a partitioned asset only the run's partitions are read.
+
+        Raises:
+            UnknownTableError: the table has not been made.
+        """
+        name = ".".join(context.asset_key.path)
+        table = self._lakehouse.lake.open(name)
+        wanted = context.dagster_type.typing_type
+        if wanted is DeltaTable:
+            return table
+        tree = exp.select("*").from_(exp.to_table(name, dialect="spark"))
+        upstream = context.upstream_output
+        column = (upstream.definition_metadata or {}).get(PARTITION_COLUMN) if upstream else None
+        if column and context.has_asset_partitions:
+            days = [exp.cast(exp.Literal.string(key), "date") for key in context.asset_partition_keys]
+            tree = tree.where(exp.column(str(column)).isin(*days))
+        query = Query(tree, versions={name: table.version()})
+        if wanted is pa.RecordBatchReader:
+            return self._lakehouse.engine.run(query)
+        return self._lakehouse.engine.run(query).read_all() if wanted is pa.Table else query
+
+    def _reader(self, rows: Rows) -> pa.RecordBatchReader:
+        if isinstance(rows, Query):
+            return self._lakehouse.engine.run(rows)
+        return rows.to_reader() if isinstance(rows, pa.Table) else rows
+
+
+class _Counted:
+    """A reader that counts the rows which pass."""
+
+    def __init__(self, source: pa.RecordBatchReader) -> None:
+        self.rows = 0
+        self.reader = pa.RecordBatchReader.from_batches(source.schema, self._pass(source))
+
+    def _pass(self, source: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        for batch in source:
+            self.rows += batch.num_rows
+            yield batch

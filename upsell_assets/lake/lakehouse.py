@@ -1,0 +1,39 @@
+"""One lake, opened from the settings: what assets, sensors and commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from upsell_assets.contracts import Contract, load_contracts
+from upsell_assets.lake.engines import Engine, open_engine
+from upsell_assets.lake.store import ObjectStore
+from upsell_assets.lake.tables import Lake
+from upsell_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class Lakehouse:
+    """Settings, contracts, object store, tables and engine; each is opened when it is first used."""
+
+    settings: Settings
+
+    @cached_property
+    def contracts(self) -> dict[str, Contract]:
+        """The contracts by table name."""
+        return load_contracts(self.settings.contracts)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The bucket."""
+        return ObjectStore.from_settings(self.settings)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The Delta tables in the bucket."""
+        return Lake.of(self.store)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The active engine."""
+        return open_engine(self.settings, self.store)

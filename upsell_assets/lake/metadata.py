@@ -1,0 +1,65 @@
+"""What Dagster shows of a table: rows, version, schema with descriptions, address, and where columns come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.lake.sql import SqlFile, lineage
+from upsell_assets.lake.tables import UnknownTableError
+
+def definition_metadata(lakehouse: Lakehouse, name: str) -> dict[str, object]:
+    """What is known of a table before it is made; under Storage Dagster shows only this."""
+    return {"dagster/table_name": name, "dagster/uri": lakehouse.store.uri(name.replace(".", "/"))}
+
+
+def table_metadata(
+    lakehouse: Lakehouse, table: DeltaTable, sql: SqlFile | None = None, descriptions: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """What is known of a table once it is committed: all its rows, version, columns and where they come from."""
+    described = {**(sql.columns if sql else {}), **(descriptions or {})}
+    metadata: dict[str, object] = {
+        "dagster/row_count": row_count(table),
+        "delta_version": table.version(),
+        "dagster/column_schema": _columns(pa.schema(table.schema().to_arrow()), described),
+    }
+    if sql is not None:
+        metadata["dagster/column_lineage"] = column_lineage(lakehouse, sql)
+    return metadata
+
+
+def row_count(table: DeltaTable) -> int:
+    """The rows of a table, from its log: no file is read."""
+    return int(pa.table(table.get_add_actions(flatten=True)).column("num_records").to_numpy().sum())
+
+
+def column_lineage(lakehouse: Lakehouse, sql: SqlFile) -> dg.TableColumnLineage:
+    """From which columns of which tables each column of a query comes (from the parsed query)."""
+    schemas = {name: _types(lakehouse, name) for name in sql.tables if name.count(".") == 2}
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(dg.AssetKey(table.split(".")), source) for table, source in sorted(sources)]
+            for column, sources in lineage(sql.tree, schemas).items()
+        }
+    )
+
+
+def _types(lakehouse: Lakehouse, name: str) -> dict[str, str]:
+    try:
+        fields = lakehouse.lake.open(name).schema().fields
+    except UnknownTableError:
+        return {}
+    return {field.name: str(getattr(field.type, "type", "string")) for field in fields}
+
+
+def _columns(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSchema:
+    return dg.TableSchema(
+        [
+            dg.TableColumn(field.name, str(field.type), description=descriptions.get(field.name) or None)
+            for field in schema
+        ]
+    )

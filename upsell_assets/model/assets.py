@@ -1,0 +1,162 @@
+"""The model in Dagster: `[model, upsell, churn]` trains and registers, `[feature_store, upsell, models]` scores.
+
+Grain of the scores: (dtRef, model, customer, label), for the dtRefs that silver reports: the newest one, once. Late
+data never rewrites issued scores; running a partition again is how they are made anew on purpose.
+"""
+
+from base64 import b64encode
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import pyarrow as pa
+
+from upsell_assets.automation import once_ready, weekly
+from upsell_assets.errors import PermanentError
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.lake.metadata import definition_metadata, table_metadata
+from upsell_assets.model.joined import EVENTS, FEATURE_TABLES, pins, read_features, read_labelled
+from upsell_assets.model.training_set import grid, sample
+from upsell_assets.partitions import dtrefs
+from upsell_assets.settings import LOCAL_ZONE
+from upsell_assets.silver.assets import touched_key
+from upsell_assets.silver.events import event_days
+from upsell_assets.silver.touched import SCORES
+
+LABEL_WINDOW = timedelta(28)
+MODEL = dg.AssetKey(["model", "upsell", "churn"])
+SERVED = "feature_store.upsell._models_served"
+RETRAIN = "0 5 * * 1"
+_FEATURES = [dg.AssetKey(name.split(".")) for name in FEATURE_TABLES]
+
+
+def model_assets(lakehouse: Lakehouse) -> list[dg.AssetsDefinition]:
+    """Training and scores."""
+    return [_churn(lakehouse), _scores(lakehouse)]
+
+
+def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=MODEL,
+        description="Churn model: who of the population of dtRef stays away for 28 days. One version per run, kept "
+        "with its training set, its card and its evaluation in models/churn.",
+        deps=[*_FEATURES, dg.AssetKey(EVENTS.split("."))],
+        automation_condition=weekly(RETRAIN, LOCAL_ZONE.key),
+        group_name="model",
+        kinds={"scikitlearn"},
+        owners=["team:upsell"],
+        pool="model",
+        metadata={"dagster/uri": lakehouse.store.uri("models/churn")},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "judged_on_later_dtrefs",
+                asset=MODEL,
+                description="The model was judged on later dtRefs and other customers; what could not be is said.",
+            )
+        ],
+    )
+    def churn(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from upsell_assets.model.evaluation import reliability_plot
+        from upsell_assets.model.registry import Origin, Registry
+        from upsell_assets.model.training import train
+
+        settings = lakehouse.settings
+        now = datetime.now(UTC)
+        versions = pins(lakehouse.lake, label=True)
+        rows = read_labelled(lakehouse.lake, lakehouse.engine, _training_days(lakehouse, now), versions, now)
+        sampled = sample(rows, settings.training_rows_per_customer, settings.seed)
+        context.log.info(f"training on {sampled.num_rows:,} of {rows.num_rows:,} rows")
+        trained = train(sampled, seed=settings.seed)
+        origin = Origin(versions, settings.training_grid, settings.training_rows_per_customer)
+        number = Registry(lakehouse.store).register(trained, sampled, origin)
+        evaluation = trained.evaluation
+        figures = (
+            {} if evaluation.metrics is None else {"auc": evaluation.metrics.auc, "brier": evaluation.metrics.brier}
+        )
+        return dg.MaterializeResult(
+            metadata={
+                "version": number,
+                "training_rows": sampled.num_rows,
+                "features": len(trained.features),
+                "made_from": versions,
+                "reliability": picture(reliability_plot(evaluation)),
+                **figures,
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="judged_on_later_dtrefs",
+                    passed=evaluation.judged,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={**figures, "not judged": "; ".join(evaluation.caveats) or "nothing"},
+                )
+            ],
+        )
+
+    return churn
+
+
+def _training_days(lakehouse: Lakehouse, now: datetime) -> list[date]:
+    days = event_days(lakehouse.lake, now)
+    first = days and max(days.first + timedelta(1), lakehouse.settings.first_day or date.min)
+    last = days and days.newest - LABEL_WINDOW
+    if first is None or last is None or last < first:
+        raise PermanentError(
+            "model.upsell.churn: no dtRef has a mature label yet: that takes 28 days of events after the day that "
+            "follows the first one. Nothing was registered; it trains by itself once the data reaches that far."
+        )
+    every = [first + timedelta(number) for number in range((last - first).days + 1)]
+    return grid(first, last, lakehouse.settings.training_grid) or every
+
+
+def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=SCORES.split("."),
+        description="Churn scores of the population of dtRef: two rows a customer, descLabel '0' (stays) and '1'.",
+        deps=[touched_key(SCORES), MODEL, *_FEATURES],
+        partitions_def=dtrefs(lakehouse.settings),
+        automation_condition=once_ready(),
+        group_name="feature_store",
+        kinds={"deltalake", "scikitlearn"},
+        owners=["team:upsell"],
+        pool=SCORES,
+        metadata=definition_metadata(lakehouse, SCORES),
+    )
+    def models(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from upsell_assets.model.registry import Registry
+        from upsell_assets.model.scoring import histogram, score
+
+        registry = Registry(lakehouse.store)
+        latest = registry.latest()
+        if latest is None:
+            raise PermanentError(f"{SCORES}: no model is registered. Materialize model/upsell/churn first.")
+        versions = pins(lakehouse.lake, label=False)
+        day = date.fromisoformat(context.partition_key)
+        served = read_features(lakehouse.lake, lakehouse.engine, [day], versions)
+        scores = score(registry.load(latest.number), served)
+        partitions = {"descModelName": [registry.name], "dtRef": [day]}
+        # As served first: a score without the features that it was made from must not exist.
+        lakehouse.lake.replace(
+            SERVED, _as_served(served, registry.name, latest.number).to_reader(), partitions=partitions
+        )
+        table = lakehouse.lake.replace(SCORES, scores.to_reader(), partitions=partitions)
+        return dg.MaterializeResult(
+            metadata={
+                "model_version": latest.number,
+                "rows_written": scores.num_rows,
+                "made_from": versions,
+                "scores": picture(histogram(scores)),
+                **table_metadata(lakehouse, table),
+            }
+        )
+
+    return models
+
+
+def _as_served(features: pa.Table, model: str, version: int) -> pa.Table:
+    count = features.num_rows
+    named = features.append_column("descModelName", pa.repeat(pa.scalar(model), count))
+    return named.append_column("nrModelVersion", pa.repeat(pa.scalar(version, pa.int64()), count))
+
+
+def picture(png: bytes) -> dg.MarkdownMetadataValue:
+    """A plot as Dagster shows it."""
+    return dg.MetadataValue.md(f"![](data:image/png;base64,{b64encode(png).decode()})")

@@ -1,0 +1,153 @@
+"""The processes of a running lake (Dagster's webserver and daemon), kept together: all run, or none.
+
+Here: starting them, noticing the first that ends, and ending all of them with what they have started themselves.
+The embedded services are not among them: other commands may use those too (`embedded`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from upsell_assets.errors import PermanentError
+from upsell_assets.services.process import Process, launch, start_of, tail, wait_until
+from upsell_assets.services.state import State
+
+SUPERVISOR = "supervisor"
+_CHILD = "supervised."
+_MARK = "UPSELL_SUPERVISED"
+_STOP_SECONDS = 20
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Supervisor:
+    """Processes that live as long as this context.
+
+    Enter it in the main thread: it handles SIGINT, SIGTERM and SIGHUP. The first of them ends `wait`, a second one
+    cuts the stopping short. Every process carries a mark in its environment, by which also those are found that a
+    child has moved to a session of its own. If the supervisor itself is killed, its children are asked to end (on
+    Linux), and the next supervisor or `upsell down` ends what is left.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._state = State.open(home)
+        self._children: dict[str, Process] = {}
+        self._asked = threading.Event()
+        self._hurry = False
+        self._handlers: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        """Become the one supervisor of this home.
+
+        Raises:
+            PermanentError: it has one already.
+        """
+        with self._state.lock():
+            other = self._state.running(SUPERVISOR)
+            if other:
+                raise PermanentError(
+                    f"home {self._state.home}: a lake already runs here (process {other.pid}). Stop it with upsell "
+                    "down, or set UPSELL_HOME to another folder."
+                )
+            end_leftovers(self._state)
+            self._state.record(SUPERVISOR, Process(os.getpid(), start_of(os.getpid()) or ""))
+        self._handlers = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        return self
+
+    def start(self, name: str, argv: Sequence[str | Path], *, env: Mapping[str, str]) -> Process:
+        """Start a process; its output goes to the log of its name in the home folder.
+
+        Args:
+            name: unique among the processes; also the name of the log.
+            argv: the program and its arguments.
+            env: its whole environment.
+
+        Raises:
+            PermanentError: there is no such program.
+        """
+        # Ends the child when this process is killed; the child stays the same process.
+        setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+        tied = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+        marked = {**env, _MARK: str(self._state.home)}
+        try:
+            process = launch([*tied, *argv], log=self._state.log(name), env=marked)
+        except OSError as error:
+            raise PermanentError(f"{name}: {argv[0]} cannot be started ({error.strerror}).") from error
+        self._children[name] = process
+        with self._state.lock():
+            self._state.record(_CHILD + name, process)
+        return process
+
+    def wait(self) -> None:
+        """Wait until a signal asks to stop.
+
+        Raises:
+            PermanentError: a process ended by itself; the message has the end of its log.
+        """
+        while not self._asked.wait(0.2):
+            for name, process in self._children.items():
+                if not process.alive:
+                    log = self._state.log(name)
+                    raise PermanentError(
+                        f"{name}: ended by itself (exit code {process.exit_code}): {tail(log)}. See {log}."
+                    )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in reversed(self._children.values()):
+            process.signal(signal.SIGTERM, group=True)
+            wait_until(lambda process=process: self._hurry or not process.alive, _STOP_SECONDS)  # type: ignore[misc]
+            _kill_group(process)
+        with self._state.lock():
+            end_leftovers(self._state, patient=not self._hurry)
+            self._state.forget(SUPERVISOR)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._hurry = self._asked.is_set()
+        self._asked.set()
+
+
+def end_leftovers(state: State, *, patient: bool = True) -> None:
+    """End what a supervisor of this home has started and is not there any more to end; the caller holds the lock."""
+    recorded = {name: process for name, process in state.processes().items() if name.startswith(_CHILD)}
+    left = [process for process in recorded.values() if process.alive] + _marked(state.home)
+    if patient:
+        for process in left:
+            process.signal(signal.SIGTERM)
+        wait_until(lambda: not any(process.alive for process in left), _STOP_SECONDS)
+    for process in left + _marked(state.home):
+        process.signal(signal.SIGKILL)
+        process.wait(5)
+    for name in recorded:
+        state.forget(name)
+
+
+def _kill_group(process: Process) -> None:
+    """Kill the process and the rest of its group, if anything is left of it."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies only is not permitted
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(5)
+
+
+def _marked(home: Path) -> list[Process]:
+    """Processes that carry this home's mark; only Linux lets them be found."""
+    if sys.platform != "linux":
+        return []
+    mark = f"\0{_MARK}={home}\0".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if mark in b"\0" + (folder / "environ").read_bytes() and (started := start_of(int(folder.name))):
+                found.append(Process(int(folder.name), started))
+    return found

@@ -1,0 +1,107 @@
+"""Every setting of the lake, read once from `UPSELL_*` environment variables into one typed object.
+
+Settings belong here and nowhere else: no other module reads the environment. Secrets are `SecretStr`, so that
+they are not printed by accident. What is left out is embedded: without `UPSELL_SOURCE_DSN` an own PostgreSQL is
+started, without `UPSELL_S3_ENDPOINT` and `UPSELL_S3_BUCKET` an own S3 server (see `services`).
+"""
+
+from __future__ import annotations
+
+from datetime import date  # noqa: TC003 (pydantic needs it at run time)
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from upsell_assets.errors import PermanentError
+
+LOCAL_ZONE = ZoneInfo("America/Sao_Paulo")
+"""The zone of every day in features, gold and labels (spec: the lake)."""
+
+EMBEDDED_BUCKET = "upsell"
+
+
+class Settings(BaseSettings):
+    """One value per `UPSELL_*` variable; the field's description is what the README lists."""
+
+    model_config = SettingsConfigDict(env_prefix="UPSELL_", env_ignore_empty=True, frozen=True)
+
+    home: Path = Field(Path(".upsell"), description="Folder of all local state: services, Dagster, logs.")
+
+    source_dsn: SecretStr | None = Field(
+        None, description="PostgreSQL of the points system; unset: an embedded one is started."
+    )
+    source_schema: str = Field("public", description="Database schema of the source tables.")
+    capture_name: str = Field("upsell", description="Name of the publication and of the replication slot.")
+
+    s3_endpoint: str | None = Field(
+        None, description="URL of an S3 server; unset together with the bucket: an embedded one is started."
+    )
+    s3_bucket: str | None = Field(None, description="Bucket of raw files and of all Delta tables.")
+    s3_region: str = Field("us-east-1", description="Region of the bucket.")
+    s3_access_key_id: str | None = Field(
+        None, description="Static key; unset: the default AWS chain (profile, role, web identity)."
+    )
+    s3_secret_access_key: SecretStr | None = Field(None, description="Secret of the static key.")
+    s3_session_token: SecretStr | None = Field(None, description="Session token of the static key, if it has one.")
+
+    contracts: Path | None = Field(
+        None, description="Folder of table contracts (YAML); unset: those of the points system."
+    )
+    engine: Literal["duckdb", "spark"] = Field("duckdb", description="What runs the SQL: duckdb or spark.")
+    spark_master: str = Field("local[2]", description="Master URL of the Spark engine.")
+
+    first_day: date | None = Field(
+        None, description="First dtRef with a partition; `upsell up` sets it from its data. Unset: 2020-01-01."
+    )
+    first_landing_day: date | None = Field(
+        None, description="First landing day with a partition; earlier files count to it. Unset: as the first dtRef."
+    )
+    recent_days: int = Field(3, ge=1, description="Landing days listed at each sensor tick.")
+    sweep_minutes: int = Field(15, ge=1, description="Minutes between two listings of all other landing days.")
+    capture_seconds: int = Field(10, ge=1, description="Seconds between two looks of the capture sensor at the slot.")
+    sensor_seconds: int = Field(10, ge=1, description="Seconds between two looks of the landing sensor.")
+
+    training_grid: Literal["monday", "month"] = Field(
+        "monday", description="dtRefs of the training set: every Monday, or the first of each month."
+    )
+    training_rows_per_customer: int = Field(8, ge=1, description="At most this many training rows a customer.")
+    seed: int = Field(42, description="Seed of the simulator, of sampling and of training.")
+
+    @field_validator("home", "contracts")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value else value
+
+    @cached_property
+    def embedded_source(self) -> bool:
+        """Whether the points database is ours to start."""
+        return self.source_dsn is None
+
+    @cached_property
+    def embedded_store(self) -> bool:
+        """Whether the S3 server is ours to start."""
+        return self.s3_endpoint is None and self.s3_bucket is None
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self.s3_bucket or EMBEDDED_BUCKET
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        PermanentError: a variable's value is not what its setting takes; every such variable is named.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"UPSELL_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}" for fault in error.errors()
+        )
+        raise PermanentError(f"settings: {faults}. Correct the environment variables and try again.") from None

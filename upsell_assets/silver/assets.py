@@ -1,0 +1,139 @@
+"""Silver in Dagster: one unpartitioned, incremental asset per table, and the days that a change touches.
+
+What a change touches is reported on one external asset per consumer, `[silver, upsell, _touched, <table>]`, whose
+partitions are dtRefs: before the commit, so that a crash repeats rather than forgets. Features and gold run when
+their partition of it is reported.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from upsell_assets.automation import on_change
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.lake.metadata import definition_metadata, table_metadata
+from upsell_assets.partitions import DEFAULT_START, dtrefs
+from upsell_assets.silver import events
+from upsell_assets.silver.refresh import Difference, SilverTable, refresh
+from upsell_assets.silver.tables import silver_tables
+from upsell_assets.silver.touched import Touched, begun, touched
+
+POOL = "silver"
+"""One table of silver at a time: a product line looks up its transaction to know its day."""
+
+
+def touched_key(consumer: str) -> dg.AssetKey:
+    """The external asset on which touched dtRefs of a consumer are reported."""
+    return dg.AssetKey(["silver", "upsell", "_touched", consumer.rpartition(".")[2]])
+
+
+def touched_specs(lakehouse: Lakehouse, consumers: list[str]) -> list[dg.AssetSpec]:
+    """The external assets of touched dtRefs."""
+    transactions = dg.AssetKey(events.TRANSACTIONS.split("."))
+    return [
+        dg.AssetSpec(
+            touched_key(consumer),
+            deps=[transactions],
+            description=f"dtRefs of {consumer} that a change of silver asks to be computed (again).",
+            group_name="silver",
+            owners=["team:upsell"],
+            partitions_def=dtrefs(lakehouse.settings),
+        )
+        for consumer in consumers
+    ]
+
+
+def silver_assets(lakehouse: Lakehouse) -> list[dg.AssetsDefinition]:
+    """The assets of every table whose source is declared."""
+    return [_silver_asset(lakehouse, table) for table in silver_tables(lakehouse.contracts)]
+
+
+def _silver_asset(lakehouse: Lakehouse, table: SilverTable) -> dg.AssetsDefinition:
+    sources = [name for name in sorted(table.sql.tables) if not name.rpartition(".")[2].startswith("_")]
+    if table.contract is not None:
+        sources = [f"bronze.{table.contract.name}"]
+
+    @dg.asset(
+        key=table.name.split("."),
+        description=table.sql.description,
+        deps=[dg.AssetKey(name.split(".")) for name in sources],
+        automation_condition=on_change(),
+        group_name="silver",
+        kinds={"deltalake", "sql"},
+        owners=["team:upsell"],
+        code_version=table.sql.code_version,
+        pool=POOL,
+        metadata=definition_metadata(lakehouse, table.name),
+    )
+    def silver(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        now = datetime.now(UTC)
+
+        def report(change: Difference) -> None:
+            for event in touched_events(_touched_by(lakehouse, table, change, now), f"{context.run_id}"):
+                context.log_event(event)
+
+        done = refresh(lakehouse.lake, lakehouse.engine, table, report)
+        version = lakehouse.lake.open(table.name)
+        return dg.MaterializeResult(
+            metadata={
+                "rows_written": done.upserts,
+                "rows_deleted": done.deletes,
+                "made_from": done.sources,
+                **table_metadata(lakehouse, version, table.sql),
+            }
+        )
+
+    return silver
+
+
+def touched_events(days: Touched, cause: str) -> Iterator[dg.AssetMaterialization]:
+    """One event per consumer and dtRef."""
+    for consumer, found in days.items():
+        for day in sorted(found):
+            yield dg.AssetMaterialization(
+                touched_key(consumer), partition=day.isoformat(), tags={"dagster/data_version": cause}
+            )
+
+
+def _touched_by(lakehouse: Lakehouse, table: SilverTable, change: Difference, now: datetime) -> Touched:
+    lake, today, start = lakehouse.lake, events.local_day(now), _start(lakehouse)
+    before = events.event_days(lake, now)
+    if table.name == events.TRANSACTIONS:
+        after = events.event_days(lake, now, change)
+        return touched(events.transaction_days(change, now), None, before, after, today, start)
+    if table.name == events.LINES:
+        return touched(events.line_days(lake, change, now), None, before, before, today, start)
+    if table.name == events.HISTORY:
+        return touched((), events.flag_since(change), before, before, today, start)
+    return {}
+
+
+def new_day_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
+    """Reports the dtRef that begins to exist with a new local day, for which nothing needs to land."""
+
+    @dg.sensor(
+        name="new_day_sensor",
+        description="Reports dtRefs that begin to exist because a new local day has begun.",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        now = datetime.now(UTC)
+        today = events.local_day(now)
+        if context.cursor == today.isoformat():
+            return dg.SkipReason("the day has not changed")
+        days = events.event_days(lakehouse.lake, now)
+        if context.cursor is None or days is None:
+            # What exists at the first tick was, or will be, reported by silver itself.
+            return dg.SensorResult(cursor=today.isoformat())
+        found = begun(days, days, date.fromisoformat(context.cursor), today, _start(lakehouse))
+        return dg.SensorResult(
+            asset_events=list(touched_events(found, today.isoformat())), cursor=today.isoformat()
+        )
+
+    return sense
+
+
+def _start(lakehouse: Lakehouse) -> date:
+    return lakehouse.settings.first_day or DEFAULT_START

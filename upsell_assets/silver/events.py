@@ -1,0 +1,108 @@
+"""The local days of events: what a change of silver touches, and from when to when there are events.
+
+Here: days read from rows of silver, in America/Sao_Paulo; events after now do not exist. Not here: which dtRefs
+follow from a day (`touched`).
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+import pyarrow as pa
+
+from upsell_assets.lake.duck import connect
+from upsell_assets.lake.tables import Lake
+from upsell_assets.settings import LOCAL_ZONE
+from upsell_assets.silver.refresh import Difference
+from upsell_assets.silver.touched import EventDays
+
+TRANSACTIONS = "silver.upsell.transacoes"
+LINES = "silver.upsell.transacao_produto"
+HISTORY = "silver.upsell.cliente_historico"
+
+
+def local_day(moment: datetime) -> date:
+    """The local day of an instant."""
+    return moment.astimezone(LOCAL_ZONE).date()
+
+
+def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> EventDays | None:
+    """The first and the newest day with an event, now or once `change` of the transactions is committed."""
+    with connect() as connection:
+        if lake.exists(TRANSACTIONS):
+            connection.register("held", lake.open(TRANSACTIONS).to_pyarrow_dataset())
+        else:
+            connection.register("held", pa.table({"idTransacao": pa.array([], pa.string()), "dtTransacao": _NO_TIMES}))
+        times = "SELECT dtTransacao FROM held"
+        if change is not None:
+            connection.register("old", change.old)
+            connection.register("new", change.new)
+            times += " ANTI JOIN old USING (idTransacao) UNION ALL SELECT dtTransacao FROM new"
+        found = connection.execute(
+            f"SELECT min(dtTransacao), max(dtTransacao) FROM ({times}) WHERE dtTransacao <= ?", [now]
+        ).fetchone()
+    if found is None or found[0] is None:
+        return None
+    return EventDays(local_day(found[0]), local_day(found[1]))
+
+
+_NO_TIMES = pa.array([], pa.timestamp("us", tz="UTC"))
+
+
+def transaction_days(change: Difference, now: datetime) -> set[date]:
+    """The days of inserted, changed (old and new) and deleted transactions."""
+    return _days([rows["dtTransacao"] for rows in (change.old, change.new)], now)
+
+
+def line_days(lake: Lake, change: Difference, now: datetime) -> set[date]:
+    """The days of the transactions whose product lines changed; a transaction that is not there has none yet."""
+    if not lake.exists(TRANSACTIONS):
+        return set()
+    with connect() as connection:
+        connection.register("held", lake.open(TRANSACTIONS).to_pyarrow_dataset())
+        connection.register("old", change.old)
+        connection.register("new", change.new)
+        found = connection.sql(
+            "SELECT DISTINCT dtTransacao FROM held "
+            "SEMI JOIN (SELECT idTransacao FROM old UNION SELECT idTransacao FROM new) USING (idTransacao)"
+        ).to_arrow_table()
+    return _days([found["dtTransacao"]], now)
+
+
+def _days(columns: list[pa.ChunkedArray], now: datetime) -> set[date]:
+    with connect() as connection:
+        connection.register("times", pa.table({"moment": pa.chunked_array([c for a in columns for c in a.chunks], _NO_TIMES.type)}))
+        rows = connection.execute(
+            f"SELECT DISTINCT CAST(moment AT TIME ZONE '{LOCAL_ZONE.key}' AS DATE) FROM times WHERE moment <= ?", [now]
+        ).fetchall()
+    return {day for (day,) in rows}
+
+
+def flag_since(change: Difference) -> date | None:
+    """The earliest day from which some customer's e-mail flag differs between the old and the new history."""
+    with connect() as connection:
+        connection.register("old", change.old)
+        connection.register("new", change.new)
+        # Intervals that differ in the balance only begin and end with the same flag on both sides.
+        found = connection.sql(
+            f"""
+            WITH old_runs AS ({_flag_runs("old")}), new_runs AS ({_flag_runs("new")}),
+                 differ AS ((FROM old_runs EXCEPT FROM new_runs) UNION ALL (FROM new_runs EXCEPT FROM old_runs))
+            SELECT min(CAST(moment AT TIME ZONE '{LOCAL_ZONE.key}' AS DATE)) FROM differ
+            """
+        ).fetchone()
+    return found[0] if found else None
+
+
+def _flag_runs(rows: str) -> str:
+    """Moments at which a flag begins to hold; the end of an interval is the begin of nothing known."""
+    return f"""
+        SELECT idCliente, moment, flag FROM (
+            SELECT *, lag(flag) OVER (PARTITION BY idCliente ORDER BY moment, begins) AS previous FROM (
+                SELECT idCliente, dtInicio AS moment, coalesce(flEmailCliente, -1) AS flag, true AS begins FROM {rows}
+                UNION ALL
+                SELECT idCliente, dtFim, -2, false FROM {rows} AS o WHERE dtFim IS NOT NULL AND NOT EXISTS (
+                    SELECT 1 FROM {rows} AS n WHERE n.idCliente = o.idCliente AND n.dtInicio = o.dtFim)
+            )
+        ) WHERE previous IS DISTINCT FROM flag
+    """
