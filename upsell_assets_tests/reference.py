@@ -165,7 +165,8 @@ def fs_transacoes(history: History, dt_ref: date) -> Keyed:
     rows: Keyed = {}
     for customer, life in population(history, dt_ref).items():
         windows = {
-            name: days_before(life, dt_ref, days) for name, days in (("D7", 7), ("D28", 28), ("D56", 56), ("Vida", None))
+            name: days_before(life, dt_ref, days)
+            for name, days in (("D7", 7), ("D28", 28), ("D56", 56), ("Vida", None))
         }
         row: Row = {f"nrQtdeTransacao{name}": len(window) for name, window in windows.items()}
         for name, window in windows.items():

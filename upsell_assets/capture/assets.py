@@ -42,7 +42,9 @@ def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
         capture.ensure_full_load()
         drained = capture.drain()
         context.log.info(f"changes: {drained.changes}, position {drained.position}")
-        context.add_output_metadata({"changes": drained.changes, "files": len(drained.files), "position": drained.position})
+        context.add_output_metadata(
+            {"changes": drained.changes, "files": len(drained.files), "position": drained.position}
+        )
 
     @dg.job(name=JOB, description="Database to raw: drains the replication slot, then stops.")
     def capture() -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from threading import Event
 
 from psycopg import Error as DatabaseError
+from psycopg.errors import LockNotAvailable
 
 from upsell_assets.capture import stream
 from upsell_assets.capture.full_load import Progress, load_table, snapshot
@@ -129,11 +130,16 @@ class Capture:
         with connect(self._dsn) as connection:
             with database_errors("opening the capture's session"):
                 connection.execute(SESSION)
-                row = connection.execute(
-                    "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [f"upsell capture {self._name}"]
-                ).fetchone()
-            if row != (True,):
-                raise RetryableError(f"capture {self._name}: another capture of this name is at work. Try again later.")
+                try:
+                    with connection.transaction():
+                        # The server takes a moment to notice that the session before this one has ended.
+                        connection.execute("SET LOCAL lock_timeout TO '2s'")
+                        key = f"upsell capture {self._name}"
+                        connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [key])
+                except LockNotAvailable:
+                    raise RetryableError(
+                        f"capture {self._name}: another capture of this name is at work. Try again later."
+                    ) from None
             yield connection
 
     def _state(self, connection: Connection) -> State | None:

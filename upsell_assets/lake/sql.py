@@ -18,7 +18,7 @@ from typing import ClassVar
 from sqlglot import exp, parse_one
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.dialects.spark import Spark
-from sqlglot.errors import ParseError, SqlglotError
+from sqlglot.errors import ParseError, SqlglotError, TokenError
 from sqlglot.generators.duckdb import DuckDBGenerator
 from sqlglot.lineage import lineage as column_lineage
 from sqlglot.parsers.spark import SparkParser
@@ -106,6 +106,22 @@ def load_sql(path: Path) -> SqlFile:
         parameters=frozenset(marker.name for marker in tree.find_all(exp.Placeholder)),
         code_version=hashlib.sha256(tree.sql(_Spark, comments=False).encode()).hexdigest(),
     )
+
+
+def parse_query(text: str) -> exp.Query:
+    """A query that somebody typed, in Spark's dialect.
+
+    Raises:
+        PermanentError: it is no single query that Spark SQL could read.
+    """
+    try:
+        tree = parse_one(text, read=_Spark)
+    except (ParseError, TokenError) as error:
+        reason = str(error).splitlines()[0]
+        raise PermanentError(f"query: no readable Spark SQL: {reason} Write one SELECT.") from error
+    if not isinstance(tree, exp.Query):
+        raise PermanentError(f"query: expected one SELECT, found {tree.key.upper()}. The lake is only read here.")
+    return tree
 
 
 def output_columns(tree: exp.Query) -> list[str]:
@@ -239,7 +255,7 @@ def _inline_views(tree: exp.Query, layers: Path) -> exp.Query:
             if name in within:
                 raise PermanentError(f"`{path}`: an internal view refers to itself, by {' -> '.join(within)}")
             if name not in views:
-                view = _parse(path)
+                view = _prefixed(_parse(path), name)
                 collect(view, (*within, name))
                 views[name] = view  # after the views that it reads: a CTE sees only earlier ones
             table.replace(_renamed(table, exp.to_table(name)))
@@ -252,6 +268,17 @@ def _inline_views(tree: exp.Query, layers: Path) -> exp.Query:
     for cte in own:
         tree = tree.with_(cte.args["alias"], as_=cte.this, copy=False)
     return tree
+
+
+def _prefixed(view: exp.Query, prefix: str) -> exp.Query:
+    """The view with CTEs of unique names: for Spark, SQLGlot lifts them all to the top of the query."""
+    names = {cte.alias: f"{prefix}_{cte.alias}" for cte in view.ctes}
+    for table in list(view.find_all(exp.Table)):
+        if not table.db and table.name in names:
+            table.replace(_renamed(table, exp.to_table(names[table.name])))
+    for cte in view.ctes:
+        cte.set("alias", exp.TableAlias(this=exp.to_identifier(names[cte.alias])))
+    return view
 
 
 def _literal(value: Parameter) -> exp.Expr:

@@ -118,7 +118,8 @@ def _bytes(column: pa.ChunkedArray) -> bytes:
         values: npt.NDArray[Any] = column.cast(pa.float64()).to_numpy()
         return (values + 0.0).astype("<f8").tobytes()  # + 0.0: minus zero equals zero
     if pa.types.is_integer(column.type):
-        return column.to_numpy().astype("<i8").tobytes()
+        integers: npt.NDArray[Any] = column.to_numpy()
+        return integers.astype("<i8").tobytes()
     return "".join(f"{len(text)}:{text}" for text in map(str, column.to_pylist())).encode()
 
 

@@ -5,3 +5,10 @@ Here: an embedded PostgreSQL (`postgres`) and S3 server (`object_store`), who us
 how a process is started, recognised and ended (`process`). Nothing here knows what the lake stores; what the
 settings name is never started here. Everything listens on 127.0.0.1 only, and lives in the lake's home folder.
 """
+
+import sys
+
+from upsell_assets.errors import PermanentError
+
+if sys.platform == "win32":
+    raise PermanentError("upsell runs on Linux and macOS, not on Windows itself. Use the Windows Subsystem for Linux.")

@@ -12,15 +12,12 @@ import os
 import secrets
 import signal
 import sys
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from upsell_assets.errors import PermanentError, RetryableError, UpsellError
+from upsell_assets.errors import PermanentError, UpsellError
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.services.process import (
     LOOPBACK,
@@ -92,7 +89,9 @@ class ObjectStoreServer:
             log=self.state.log(self.name),
             seconds=_START_SECONDS,
         )
-        _make_bucket(self.store(bucket, region))
+        store = self.store(bucket, region)
+        if not wait_until(lambda: _readable(store), 10):  # the server makes the bucket soon after it answers
+            store.check()
 
     def stop(self) -> None:
         """Stop the server, if it runs."""
@@ -110,7 +109,7 @@ class ObjectStoreServer:
         if last:
             _remove_sockets(last)
         ports = _choose_ports(last.ports if last else {})
-        argv = [
+        argv: list[str | Path] = [
             binary,
             "-logtostderr=true",
             "mini",
@@ -160,31 +159,23 @@ def _choose_ports(last: dict[str, int]) -> dict[str, int]:
 
 def _has_volumes(process: Process) -> bool:
     """Whether the volume server has told the master what it holds; until then reading fails."""
+    master = HTTPConnection(LOOPBACK, process.ports["master"], timeout=5)
     try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{process.ports['master']}/dir/status", timeout=5) as answer:
-            topology = json.load(answer)["Topology"]
-    except (urllib.error.URLError, OSError, ValueError, KeyError):
+        master.request("GET", "/dir/status")
+        topology = json.load(master.getresponse())["Topology"]
+    except (OSError, HTTPException, ValueError, KeyError):
         return False
+    finally:
+        master.close()
     return bool(topology.get("DataCenters")) and not is_free(process.ports["s3"])
 
 
-def _make_bucket(store: ObjectStore) -> None:
-    """Create the bucket where it is missing; the server itself does so a moment after it answers."""
-
-    def made() -> bool:
-        try:
-            store.client.create_bucket(Bucket=store.bucket)
-        except ClientError as error:
-            return error.response["Error"]["Code"] in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
-        except BotoCoreError:
-            return False
-        return True
-
-    wait_until(made, 10)
+def _readable(store: ObjectStore) -> bool:
     try:
         store.check()
-    except UpsellError as error:
-        raise RetryableError(f"embedded S3 server: its bucket cannot be read: {error}") from error
+    except UpsellError:
+        return False
+    return True
 
 
 def _remove_sockets(process: Process) -> None:
@@ -210,4 +201,4 @@ def _binary() -> Path:
             f"embedded S3 server: there is none for this platform ({sys.platform}; needed: Linux with glibc, or macOS "
             "on Apple silicon). Set UPSELL_S3_ENDPOINT and UPSELL_S3_BUCKET to a store of your own."
         )
-    return Path(str(found[0]))
+    return Path(str(found[0])).resolve()

@@ -195,7 +195,7 @@ class PostgresServer:
             password.write(self.state.secret(f"password of {SUPERUSER}"))
             password.flush()
             os.chown(password.name, self._account.uid, self._account.gid)
-            argv = [
+            argv: list[str | Path] = [
                 *self._account.prefix,
                 binaries / "initdb",
                 f"--pgdata={unfinished}",
@@ -217,7 +217,7 @@ class PostgresServer:
     def _launch(self, binaries: Path) -> Process:
         ports = choose_ports([self.name], self.state.last_ports(self.name))
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        argv = [*self._account.prefix, binaries / "postgres", "-D", self._data, "-h", LOOPBACK]
+        argv: list[str | Path] = [*self._account.prefix, binaries / "postgres", "-D", self._data, "-h", LOOPBACK]
         argv += ["-p", str(ports[self.name]), *settings]
         log = self.state.log(self.name)
         process = launch(argv, log=log, env=_environment(), ports=ports, cwd="/", **self._account.options)

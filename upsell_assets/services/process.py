@@ -96,7 +96,10 @@ def start_of(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+    status, threads, ticks = fields[0], int(fields[17]), fields[19]
+    # Of a killed program the first thread may be a zombie while others still hold its ports.
+    ended = status == "X" or (status == "Z" and threads <= 1)
+    return None if ended else f"{boot} {ticks}"
 
 
 def _start_by_ps(pid: int) -> str | None:

@@ -11,11 +11,12 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self
+from types import TracebackType
+from typing import Any, Self
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.services.process import Process, launch, start_of, tail, wait_until
@@ -42,7 +43,7 @@ class Supervisor:
         self._children: dict[str, Process] = {}
         self._asked = threading.Event()
         self._hurry = False
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Become the one supervisor of this home.
@@ -77,21 +78,21 @@ class Supervisor:
         setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
         tied = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
         marked = {**env, _MARK: str(self._state.home)}
-        try:
-            process = launch([*tied, *argv], log=self._state.log(name), env=marked)
-        except OSError as error:
-            raise PermanentError(f"{name}: {argv[0]} cannot be started ({error.strerror}).") from error
+        if shutil.which(argv[0], path=env.get("PATH")) is None:
+            raise PermanentError(f"{name}: there is no program {argv[0]}. Install the project again.")
+        process = launch([*tied, *argv], log=self._state.log(name), env=marked)
         self._children[name] = process
         with self._state.lock():
             self._state.record(_CHILD + name, process)
         return process
 
-    def wait(self) -> None:
-        """Wait until a signal asks to stop.
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until a signal asks to stop, at most `seconds`; whether it did.
 
         Raises:
             PermanentError: a process ended by itself; the message has the end of its log.
         """
+        until = None if seconds is None else time.monotonic() + seconds
         while not self._asked.wait(0.2):
             for name, process in self._children.items():
                 if not process.alive:
@@ -99,6 +100,9 @@ class Supervisor:
                     raise PermanentError(
                         f"{name}: ended by itself (exit code {process.exit_code}): {tail(log)}. See {log}."
                     )
+            if until is not None and time.monotonic() >= until:
+                return False
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,9 +115,9 @@ class Supervisor:
             end_leftovers(self._state, patient=not self._hurry)
             self._state.forget(SUPERVISOR)
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, *_: object) -> None:
         self._hurry = self._asked.is_set()
         self._asked.set()
 
@@ -121,12 +125,17 @@ class Supervisor:
 def end_leftovers(state: State, *, patient: bool = True) -> None:
     """End what a supervisor of this home has started and is not there any more to end; the caller holds the lock."""
     recorded = {name: process for name, process in state.processes().items() if name.startswith(_CHILD)}
-    left = [process for process in recorded.values() if process.alive] + _marked(state.home)
+    left = [process for process in recorded.values() if process.alive]
+    marked = _marked(state.home)
     if patient:
         for process in left:
+            process.signal(signal.SIGTERM, group=True)
+        for process in marked:
             process.signal(signal.SIGTERM)
-        wait_until(lambda: not any(process.alive for process in left), _STOP_SECONDS)
-    for process in left + _marked(state.home):
+        wait_until(lambda: not any(process.alive for process in left + marked), _STOP_SECONDS)
+    for process in left:
+        _kill_group(process)
+    for process in _marked(state.home):
         process.signal(signal.SIGKILL)
         process.wait(5)
     for name in recorded:

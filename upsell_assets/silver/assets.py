@@ -128,9 +128,7 @@ def new_day_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
             # What exists at the first tick was, or will be, reported by silver itself.
             return dg.SensorResult(cursor=today.isoformat())
         found = begun(days, days, date.fromisoformat(context.cursor), today, _start(lakehouse))
-        return dg.SensorResult(
-            asset_events=list(touched_events(found, today.isoformat())), cursor=today.isoformat()
-        )
+        return dg.SensorResult(asset_events=list(touched_events(found, today.isoformat())), cursor=today.isoformat())
 
     return sense
 

@@ -71,7 +71,9 @@ def line_days(lake: Lake, change: Difference, now: datetime) -> set[date]:
 
 def _days(columns: list[pa.ChunkedArray], now: datetime) -> set[date]:
     with connect() as connection:
-        connection.register("times", pa.table({"moment": pa.chunked_array([c for a in columns for c in a.chunks], _NO_TIMES.type)}))
+        connection.register(
+            "times", pa.table({"moment": pa.chunked_array([c for a in columns for c in a.chunks], _NO_TIMES.type)})
+        )
         rows = connection.execute(
             f"SELECT DISTINCT CAST(moment AT TIME ZONE '{LOCAL_ZONE.key}' AS DATE) FROM times WHERE moment <= ?", [now]
         ).fetchall()

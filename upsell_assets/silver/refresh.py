@@ -81,6 +81,18 @@ def refresh(lake: Lake, engine: Engine, table: SilverTable, before_commit: Befor
     return retry_conflicts(table.name, lambda: _refresh_once(lake, engine, table, before_commit))
 
 
+def versions_behind(lake: Lake, table: SilverTable) -> int:
+    """How many versions of its sources a table has not taken in yet; 0: it is current.
+
+    Raises:
+        UnknownTableError: a source has not been made yet.
+    """
+    sources = _source_versions(lake, table)
+    target = lake.open(table.name) if lake.exists(table.name) else None
+    known = {name: target.transaction_version(name) if target else None for name in sources}
+    return sum(version - (-1 if (at := known[name]) is None else at) for name, version in sources.items())
+
+
 def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit: BeforeCommit | None) -> Refreshed:
     sources = _source_versions(lake, table)
     target = lake.open(table.name) if lake.exists(table.name) else None
@@ -151,7 +163,9 @@ def _touched(
 
 def _current_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, key: str) -> str:
     connection.execute(f"CREATE TEMP TABLE live AS SELECT * FROM source_0 SEMI JOIN touched USING ({key})")
-    connection.execute(f"CREATE TEMP TABLE graves AS SELECT *, 'D' AS _op FROM source_1 SEMI JOIN touched USING ({key})")
+    connection.execute(
+        f"CREATE TEMP TABLE graves AS SELECT *, 'D' AS _op FROM source_1 SEMI JOIN touched USING ({key})"
+    )
     columns = [name for name in connection.sql("SELECT * FROM live").columns if not name.startswith("_")]
     later = newer(order_terms(contract, "t", ()), order_terms(contract, "l", columns), or_equal=True)
     return (
@@ -217,4 +231,3 @@ def _commit(
 
 def _marked(rows: pa.Table, *, deleted: bool) -> pa.Table:
     return rows.append_column("_delete", pa.repeat(pa.scalar(deleted), rows.num_rows))
-

@@ -51,7 +51,8 @@ class Existing:
 
 def existing(consumer: str, days: EventDays | None, today: date, first_day: date | None) -> Existing | None:
     """Which dtRefs a consumer has: features from the day after the first event to the day after the newest one,
-    at most today; gold from the first event's day to the newest's. None where there is none."""
+    at most today; gold from the first event's day to the newest's. None where there is none.
+    """
     if days is None:
         return None
     offset = 1 if consumer.startswith("feature_store.") else 0

@@ -1,7 +1,7 @@
 -- Movements of points, with their time as a UTC instant; one row per idTransacao.
 -- A date is read where it is ISO of the years 1000 to 2999: a day, and after `T` or a blank hours and minutes,
 -- seconds, a fraction (cut at microseconds), then a zone (Z, UTC, GMT) or an offset up to 14 hours (+00, -0300,
--- +00:00, +0000 UTC). Without a zone it is UTC; without a time it is midnight. Anything else, such as MySQL's
+-- +00:00, +0000 UTC, -0300 -03). Without a zone it is UTC; without a time it is midnight. Anything else, such as MySQL's
 -- 0000-00-00 or a day that no calendar has, is null.
 WITH trimmed AS (
     SELECT
@@ -21,8 +21,9 @@ readable AS (
             WHEN t.texto RLIKE CONCAT(
                 '^[12][0-9]{3}-[0-9]{2}-[0-9]{2}',
                 '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?',
-                '( ?(Z|UTC|GMT|[+-](0[0-9]|1[0-3])(:?[0-5][0-9])?|[+-]14(:?00)?)( [A-Z]+)?)?',
-                ')?$'
+                '( ?(Z|UTC|GMT|[+-](0[0-9]|1[0-3])(:?[0-5][0-9])?|[+-]14(:?00)?)( ([A-Z]+|[+-][0-9]+))?)?',
+                -- Java's $ stands before a last line break too: blanks at the end are allowed, so that both engines agree.
+                ')?\\s*$'
             )
                 THEN t.texto
         END AS texto

@@ -9,11 +9,11 @@ import pytest
 from capture_place import APP_ROLE, CAPTURE_ROLE, PASSWORD, Place
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from upsell_assets.services.embedded import embedded
 
 from upsell_assets.capture import setup
 from upsell_assets.contracts import load_contracts
 from upsell_assets.lake.store import ObjectStore
+from upsell_assets.services.embedded import embedded
 from upsell_assets.settings import Settings
 from upsell_assets.source.database import Connection, connect, create_roles, create_schema
 

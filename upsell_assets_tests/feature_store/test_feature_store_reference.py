@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pyarrow.compute as pc
 import pytest
@@ -19,10 +20,23 @@ TABLES = {
     "feature_store/fs_dia_horario": reference.fs_dia_horario,
 }
 
-NAMES = (
-    "Airflow Lover|ChatMessage|Churn_10pp|Churn_2pp|Churn_5pp|Daily Loot|Lista de presença|Presença Streak|R Lover"
-    "|Resgatar Ponei|Troca de Pontos StreamElements|Venda de Item: Espada|Uma Venda de Item: Arco|Churn-2pp|chatmessage"
-).split("|")
+NAMES = [
+    "Airflow Lover",
+    "ChatMessage",
+    "Churn_10pp",
+    "Churn_2pp",
+    "Churn_5pp",
+    "Daily Loot",
+    "Lista de presença",
+    "Presença Streak",
+    "R Lover",
+    "Resgatar Ponei",
+    "Troca de Pontos StreamElements",
+    "Venda de Item: Espada",
+    "Uma Venda de Item: Arco",
+    "Churn-2pp",
+    "chatmessage",
+]
 
 # Around the day of 2018 on which Sao Paulo had no midnight: the clocks went from 23:59 to 01:00 on November 4th.
 FIRST = datetime(2018, 10, 1, tzinfo=UTC)
@@ -30,7 +44,9 @@ INSTANTS = st.one_of(
     st.integers(0, 90 * 86_400_000_000).map(lambda micros: FIRST + timedelta(microseconds=micros)),
     # An hour around local midnight, where days are easily confused.
     st.builds(
-        lambda day, second: FIRST + timedelta(days=day, hours=2, seconds=second), st.integers(0, 89), st.integers(0, 7200)
+        lambda day, second: FIRST + timedelta(days=day, hours=2, seconds=second),
+        st.integers(0, 89),
+        st.integers(0, 7200),
     ),
 )
 EVENTS = st.builds(
@@ -48,7 +64,7 @@ def states(draw: st.DrawFn) -> list[State]:
     found = []
     for customer in ("ana", "bia"):
         times = sorted(draw(st.lists(INSTANTS, max_size=6, unique=True)))
-        for start, end in zip(times, [*times[1:], None], strict=True):
+        for start, end in pairwise([*times, None]):
             if draw(st.integers(0, 3)):
                 found.append(State(customer, start, draw(st.sampled_from([0, 1, None])), 1, end))
     return found
@@ -106,9 +122,7 @@ def test_every_feature_has_a_value_somewhere(name: str) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(EVENTS, max_size=40), states(), st.lists(st.integers(0, 95), min_size=1, max_size=4, unique=True))
-def test_features_of_any_history_equal_the_reference(
-    events: list[Event], emails: list[State], days: list[int]
-) -> None:
+def test_features_of_any_history_equal_the_reference(events: list[Event], emails: list[State], days: list[int]) -> None:
     history = History(events, emails)
     dtrefs = [FIRST.date() + timedelta(days=day) for day in days]
     for name, expected in TABLES.items():

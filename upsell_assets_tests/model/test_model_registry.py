@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 import skops.io
 from sklearn.base import BaseEstimator
-from upsell_assets.services.embedded import embedded
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.store import ObjectStore
@@ -24,6 +23,7 @@ from upsell_assets.model.registry import LoadedModel, Origin, Registry
 from upsell_assets.model.scoring import SCHEMA, histogram, score
 from upsell_assets.model.training import churn_probability, train
 from upsell_assets.model.training_set import fingerprint, matrix
+from upsell_assets.services.embedded import embedded
 from upsell_assets.settings import Settings
 
 pytestmark = pytest.mark.services

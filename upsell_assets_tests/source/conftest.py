@@ -17,8 +17,9 @@ from upsell_assets.source.database import Connection, connect, create_schema
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The owner's DSN of a server that lives as long as the tests do."""
-    without_store = {"s3_endpoint": "http://127.0.0.1:1", "s3_bucket": "unused"}
-    with embedded(Settings(home=tmp_path_factory.mktemp("source"), source_dsn=None, **without_store)) as running:
+    home = tmp_path_factory.mktemp("source")
+    # A bucket that is named is not started.
+    with embedded(Settings(home=home, source_dsn=None, s3_endpoint="http://127.0.0.1:1", s3_bucket="none")) as running:
         assert running.owner_dsn is not None
         yield running.owner_dsn
 

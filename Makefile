@@ -1,0 +1,49 @@
+# make up: the whole lake on this machine; make test: its tests. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help up down reset status test lint format lock bench clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml setup.cfg scripts/install.sh
+	@PYTHON=$(PYTHON) scripts/install.sh $(VENV)
+	@touch $@
+
+up: $(VENV)/.installed ## bring everything up (ARGS="--once", "--seed-from DIR", ...)
+	@$(BIN)/upsell up $(ARGS)
+
+down: $(VENV)/.installed ## stop what runs
+	@$(BIN)/upsell down
+
+reset: $(VENV)/.installed ## stop, and delete all local state
+	@$(BIN)/upsell reset --yes
+
+status: $(VENV)/.installed ## rows, versions and lag of every table
+	@$(BIN)/upsell status
+
+test: $(VENV)/.installed ## run the tests (ARGS are pytest's)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(VENV)/.installed ## ruff, in place
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+lock: ## resolve the dependencies anew, with hashes and without any index
+	@scripts/lock.sh
+
+bench: $(VENV)/.installed ## every benchmark; make bench-NAME runs one
+	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-%: $(VENV)/.installed
+	@$(BIN)/python benchmarks/bench_$*.py
+
+clean: ## delete the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

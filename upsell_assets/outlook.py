@@ -1,0 +1,117 @@
+"""What Dagster has made of the lake, and what is still to come: the progress of `upsell up`.
+
+Here: whether everything that landed has flowed through, judged from the tables and the event log, not from the
+absence of runs. Not here: what starts runs (`automation`, sensors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+
+from upsell_assets.errors import UpsellError
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.silver.assets import touched_key
+from upsell_assets.silver.refresh import versions_behind
+from upsell_assets.silver.tables import silver_tables
+from upsell_assets.silver.touched import SCORES, WINDOWS
+from upsell_assets.status import waiting_files
+
+UNDER_WAY = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A look at one moment.
+
+    `made` counts the materialized assets of each layer against all; `runs` are under way; `waiting` says in words
+    what has not flowed through; `failed` has a line for each run that failed and was not made good since.
+    """
+
+    made: dict[str, tuple[int, int]]
+    runs: int
+    waiting: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def settled(self) -> bool:
+        """Everything that there is has flowed through, and nothing runs."""
+        return not self.runs and not self.waiting and all(done == total for done, total in self.made.values())
+
+
+def look(instance: DagsterInstance, lakehouse: Lakehouse, assets: list[AssetKey], since: float) -> Outlook:
+    """Look at all executable assets; failures count from `since` (Unix seconds)."""
+    records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(assets)}
+    made: dict[str, tuple[int, int]] = {}
+    for key in assets:
+        entry = records.get(key)
+        done, total = made.get(key.path[0], (0, 0))
+        made[key.path[0]] = (done + bool(entry and entry.last_materialization_record), total + 1)
+    runs = instance.get_runs_count(RunsFilter(statuses=UNDER_WAY))
+    return Outlook(made, runs, _waiting(instance, lakehouse), _failed(instance, since))
+
+
+def _waiting(instance: DagsterInstance, lakehouse: Lakehouse) -> list[str]:
+    found = []
+    for contract in lakehouse.contracts.values():
+        if count := waiting_files(lakehouse, contract):
+            found.append(f"{count} files of {contract.name}")
+    silver = silver_tables(lakehouse.contracts)
+    for table in silver:
+        try:
+            behind = versions_behind(lakehouse.lake, table)
+        except UpsellError:
+            behind = 1  # its source has not been made
+        if behind:
+            found.append(table.name)
+    for consumer in (*WINDOWS, SCORES) if silver else ():
+        if days := _not_followed(instance, consumer):
+            found.append(f"{days} days of {consumer}")
+    return found
+
+
+def _not_followed(instance: DagsterInstance, consumer: str) -> int:
+    """How many touched dtRefs were not computed since they were touched (of scores: were never computed)."""
+    event = DagsterEventType.ASSET_MATERIALIZATION
+    asked = instance.event_log_storage.get_latest_storage_id_by_partition(touched_key(consumer), event)
+    done = instance.event_log_storage.get_latest_storage_id_by_partition(AssetKey(consumer.split(".")), event)
+    if consumer == SCORES:
+        return len(set(asked) - set(done))
+    return sum(done.get(day, -1) < at for day, at in asked.items())
+
+
+def _failed(instance: DagsterInstance, since: float) -> list[str]:
+    failures = instance.get_run_records(
+        RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, UTC)), limit=20
+    )
+    return [_reason(instance, record.dagster_run) for record in failures if not _made_good(instance, record)]
+
+
+def _made_good(instance: DagsterInstance, record: dg.RunRecord) -> bool:
+    later = instance.get_run_records(
+        RunsFilter(job_name=record.dagster_run.job_name, statuses=[DagsterRunStatus.SUCCESS]), limit=50
+    )
+    wanted = record.dagster_run.asset_selection or frozenset()
+    return any(
+        after.create_timestamp > record.create_timestamp
+        and wanted <= (after.dagster_run.asset_selection or frozenset())
+        for after in later
+    )
+
+
+def _reason(instance: DagsterInstance, run: DagsterRun) -> str:
+    for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
+        data = entry.get_dagster_event().step_failure_data
+        if data.error is not None:
+            error = data.error.cause or data.error
+            return f"{entry.step_key}: {error.message.strip()}"
+    return f"run {run.run_id} failed before it began"

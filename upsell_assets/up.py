@@ -1,0 +1,299 @@
+"""`upsell up`: everything in one command, from an empty folder to a lake that runs by itself.
+
+Here: the order of the steps, and what is said on the way. Not here: the services (`services`), the rows (`source`),
+capture, or what Dagster runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from upsell_assets.capture.job import Capture
+from upsell_assets.capture.setup import prepare
+from upsell_assets.errors import PermanentError, RetryableError
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.services.embedded import CAPTURE_ROLE, Running, embedded
+from upsell_assets.services.process import free_ports, require_port
+from upsell_assets.services.supervisor import Supervisor
+from upsell_assets.settings import Settings
+from upsell_assets.source.database import connect, event_days, is_filled
+from upsell_assets.source.live import LiveActivity
+
+if TYPE_CHECKING:
+    from upsell_assets.outlook import Outlook
+
+ROOT = Path(__file__).parent
+LOOK_SECONDS = 3.0
+STUCK_SECONDS = 300
+BURSTS_PER_SECOND = 0.3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; `port` 0 means any free one."""
+
+    once: bool = False
+    seed_from: Path | None = None
+    customers: int = 3000
+    days: int = 365
+    port: int = 0
+
+
+def run(settings: Settings, options: Options, say: Say) -> None:
+    """Bring the lake up and keep it up, or with `once` until all there is has been processed.
+
+    Raises:
+        UpsellError: a step failed, or (with `once`) an asset did.
+    """
+    if options.port:
+        require_port(options.port)
+    started = time.time()
+    say(f"home {settings.home}")
+    with embedded(settings) as running:
+        say(_services_line(running))
+        simulated = _fill_source(running, options, say)
+        _first_load(running, say)
+        running = _with_calendar(running)
+        with Supervisor(settings.home) as supervisor:
+            url = _start_dagster(supervisor, running, options.port, say)
+            with _live_activity(running, say, on=simulated and not options.once):
+                _watch(supervisor, running, options, url, started, say)
+
+
+def _services_line(running: Running) -> str:
+    source = "embedded PostgreSQL" if running.owner_dsn else "PostgreSQL of UPSELL_SOURCE_DSN"
+    store = "embedded S3 server" if running.embedded_store else "S3 of UPSELL_S3_ENDPOINT"
+    return f"services: {source}, {store} {running.settings.s3_endpoint or ''}"
+
+
+def _fill_source(running: Running, options: Options, say: Say) -> bool:
+    """Fill an empty embedded database; whether its rows are simulated."""
+    from upsell_assets.source.loader import load_dump
+    from upsell_assets.source.simulator import simulate
+
+    settings = running.settings
+    if running.owner_dsn is None:
+        if options.seed_from is not None:
+            raise PermanentError(
+                "--seed-from: fills the embedded database only, and UPSELL_SOURCE_DSN names another. "
+                "Leave one of the two out."
+            )
+        return False
+    mark = settings.home / "source.json"
+    with connect(running.owner_dsn) as connection:
+        if not is_filled(connection, settings.source_schema):
+            progress = _counted(say)
+            if options.seed_from is not None:
+                say(f"source: loading the dump in {options.seed_from}")
+                load_dump(connection, options.seed_from, settings.source_schema, progress)
+            else:
+                say(f"source: simulating {options.customers:,} customers over {options.days} days")
+                simulate(
+                    connection,
+                    customers=options.customers,
+                    days=options.days,
+                    seed=settings.seed,
+                    schema=settings.source_schema,
+                    progress=progress,
+                )
+            mark.write_text(json.dumps({"simulated": options.seed_from is None}))
+    return bool(mark.exists() and json.loads(mark.read_text())["simulated"])
+
+
+def _counted(say: Say) -> Callable[[str, int], None]:
+    return lambda table, rows: say(f"  {table}: {rows:,} rows")
+
+
+def _first_load(running: Running, say: Say) -> None:
+    settings = running.settings
+    lakehouse = Lakehouse(settings)
+    lakehouse.store.check()
+    if settings.source_dsn is None:
+        say("capture: no database (UPSELL_SOURCE_DSN is not set); drop files into raw")
+        return
+    owner = running.owner_dsn or settings.source_dsn.get_secret_value()
+    role = CAPTURE_ROLE if running.owner_dsn else None
+    with connect(owner) as connection:
+        prepare(
+            connection, lakehouse.contracts, name=settings.capture_name, schema=settings.source_schema, capture_role=role
+        )
+    capture = Capture(
+        settings.source_dsn.get_secret_value(),
+        lakehouse.store,
+        lakehouse.contracts,
+        name=settings.capture_name,
+        schema=settings.source_schema,
+    )
+    loads = capture.ensure_full_load()
+    for load in loads:
+        say(f"capture: full load of {load.table}, {load.rows:,} rows")
+    if not loads:
+        say("capture: the full load is there, the stream goes on where it was")
+
+
+def _with_calendar(running: Running) -> Running:
+    """The days on which the calendars begin, from the data at the first start, and kept from then on."""
+    settings = running.settings
+    mark = settings.home / "calendar.json"
+    if not mark.exists():
+        days = None
+        if settings.source_dsn is not None:
+            with connect(settings.source_dsn.get_secret_value()) as connection:
+                days = event_days(connection, settings.source_schema)
+        first = settings.first_day or (days[0] if days else None)
+        landing = settings.first_landing_day or datetime.now(UTC).date()
+        mark.write_text(
+            json.dumps({"first_day": first and first.isoformat(), "first_landing_day": landing.isoformat()})
+        )
+    known = {name: date.fromisoformat(day) for name, day in json.loads(mark.read_text()).items() if day}
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    chosen = {name: day for name, day in known.items() if values[name] is None}
+    return Running(Settings(**{**values, **chosen}), running.owner_dsn, running.app_dsn, running.embedded_store)
+
+
+def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say) -> str:
+    home = running.settings.home / "dagster"
+    home.mkdir(exist_ok=True)
+    shutil.copyfile(ROOT / "dagster.yaml", home / "dagster.yaml")
+    grpc, free = free_ports(2)
+    port = port or free
+    environment = {**os.environ, **running.environment(), "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    workspace = home / "workspace.yaml"
+    workspace.write_text(
+        yaml.safe_dump({"load_from": [{"grpc_server": {"host": "127.0.0.1", "port": grpc, "location_name": "upsell"}}]})
+    )
+    bin_folder = Path(sys.executable).parent
+    _end_interrupted_runs(home)
+    say("dagster: starting the code location, the daemon and the web interface")
+    supervisor.start(
+        "code",
+        [
+            bin_folder / "dagster", "api", "grpc", "-m", "upsell_assets.definitions", "--host", "127.0.0.1",
+            "--port", str(grpc), "--location-name", "upsell", "--inject-env-vars-from-instance",
+        ],
+        env=environment,
+    )  # fmt: skip
+    supervisor.start("daemon", [bin_folder / "dagster-daemon", "run", "-w", str(workspace)], env=environment)
+    supervisor.start(
+        "webserver",
+        [bin_folder / "dagster-webserver", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)],
+        env=environment,
+    )
+    return f"http://127.0.0.1:{port}"
+
+
+def _end_interrupted_runs(home: Path) -> None:
+    """Runs of a lake that was stopped would count as under way for ever, and hold back their assets."""
+    import dagster as dg
+
+    from upsell_assets.outlook import UNDER_WAY
+
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
+            instance.report_run_failed(run, message="the lake was stopped while this run was under way")
+
+
+@contextmanager
+def _live_activity(running: Running, say: Say, *, on: bool) -> Iterator[None]:
+    """Customers who go on chatting, as long as the context lasts."""
+    if not on or running.app_dsn is None:
+        yield
+        return
+    stop = threading.Event()
+
+    def live(dsn: str) -> None:
+        with LiveActivity(dsn, seed=int(time.time()), schema=running.settings.source_schema) as activity:
+            while not stop.is_set():
+                try:
+                    activity.run(stop, BURSTS_PER_SECOND)
+                except RetryableError as error:
+                    say(f"live activity: {error}")
+                    stop.wait(5)
+
+    thread = threading.Thread(target=live, args=(running.app_dsn,), name="live activity", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def _watch(
+    supervisor: Supervisor, running: Running, options: Options, url: str, started: float, say: Say
+) -> None:
+    """Say how the graph fills; with `once` until it is settled, else until somebody asks to stop."""
+    import dagster as dg
+
+    from upsell_assets.definitions import build_defs
+    from upsell_assets.outlook import look
+
+    lakehouse = Lakehouse(running.settings)
+    assets = sorted(build_defs(running.settings).resolve_asset_graph().executable_asset_keys)
+    complete = False
+    last, since = "", time.time()
+    with dg.DagsterInstance.from_config(str(running.settings.home / "dagster")) as instance:
+        while not supervisor.wait(LOOK_SECONDS):
+            try:
+                view = look(instance, lakehouse, assets, started)
+            except RetryableError as error:
+                say(f"status: {error}")
+                continue
+            if not complete:
+                line = describe(view)
+                if line != last:
+                    say(line)
+                    last, since = line, time.time()
+            if options.once:
+                _fail_if_stuck(view, time.time() - since)
+                if view.settled:
+                    say(f"complete after {time.time() - started:.0f} s")
+                    return
+            elif not complete and all(done == total for done, total in view.made.values()):
+                complete = True
+                say(f"complete after {time.time() - started:.0f} s; every asset is there")
+                say(_what_to_look_at(url))
+
+
+def _fail_if_stuck(view: Outlook, quiet_seconds: float) -> None:
+    if view.failed and not view.runs:
+        raise PermanentError(f"{len(view.failed)} runs failed: {'; '.join(view.failed)}")
+    if quiet_seconds > STUCK_SECONDS:
+        raise RetryableError(
+            f"nothing has moved for {STUCK_SECONDS} s; waiting for: {', '.join(view.waiting) or 'runs'}. "
+            "See the logs in the home folder, and run it again."
+        )
+
+
+def describe(view: Outlook) -> str:
+    """One line on how far the graph is."""
+    layers = "  ".join(f"{layer} {done}/{total}" for layer, (done, total) in view.made.items())
+    runs = f"  ({view.runs} running or queued)" if view.runs else ""
+    failed = f"  failed: {'; '.join(view.failed)}" if view.failed else ""
+    return f"assets: {layers}{runs}{failed}"
+
+
+def _what_to_look_at(url: str) -> str:
+    return f"""
+  graph     {url}/asset-groups    every table of each layer, and what runs
+  runs      {url}/runs            what the sensors start as activity flows through
+  churn     {url}/assets/model/upsell/churn    the model, its check and its reliability plot
+  query     upsell query "SELECT * FROM gold.upsell.churn_report ORDER BY dtRef DESC LIMIT 5"
+  status    upsell status
+
+Customers go on chatting; Ctrl-C stops everything, `upsell up` goes on where it was."""
