@@ -6,6 +6,7 @@ to stderr. What a command does lives in the layers, which are imported only when
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def _options(context: typer.Context, debug: Debug = False) -> None:
 
 def main() -> None:
     """Entry point: an error that a person can act on is one line on stderr and exit code 1."""
+    # As Ctrl-C does: what was begun is put in order on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except UpsellError as error:

@@ -186,7 +186,8 @@ def fs_dia_horario(history: History, dt_ref: date) -> Keyed:
         d28 = days_before(life, dt_ref, 28)
         moments: dict[date, list[datetime]] = defaultdict(list)
         for event in d28:
-            assert event.at is not None and event.day is not None
+            assert event.at is not None
+            assert event.day is not None
             moments[event.day].append(event.at)
         hours = {day: {at.astimezone(LOCAL).hour for at in times} for day, times in moments.items()}
         parts = {"Manha": range(13), "Tarde": range(13, 19), "Noite": range(19, 24)}

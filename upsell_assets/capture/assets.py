@@ -1,11 +1,9 @@
 """Capture in Dagster: a job that drains the slot, and the sensor that starts it when the slot lags."""
 
-from datetime import timedelta
-
 import dagster as dg
 
 from upsell_assets.capture.job import Capture
-from upsell_assets.errors import UpsellError
+from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.lakehouse import Lakehouse
 
 JOB = "capture"
@@ -70,12 +68,12 @@ def capture_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
         if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
             return dg.SkipReason("a capture is under way")
         try:
-            lag = capture.lag()
-        except UpsellError as error:
+            pending = capture.pending()
+        except RetryableError as error:
+            return dg.SkipReason(str(error))
+        except PermanentError as error:
             context.log.warning(str(error))
             return dg.RunRequest()  # the job says it where people look, and takes a full load that is due
-        if lag.seconds == 0:
-            return dg.SkipReason("nothing new is committed")
-        return dg.RunRequest(tags={"upsell/lag": f"{timedelta(seconds=lag.seconds)}, {lag.bytes:,} bytes"})
+        return dg.RunRequest() if pending else dg.SkipReason("nothing new is committed")
 
     return sense

@@ -26,6 +26,10 @@ from upsell_assets.lake.store import ObjectStore
 from upsell_assets.source.database import Connection, connect, database_errors
 
 
+IDLE_BYTES = 64 << 20
+"""Log without a change of our tables after which the slot is moved all the same."""
+
+
 class Capture:
     """One database's tables on their way to raw.
 
@@ -123,6 +127,18 @@ class Capture:
         """
         with connect(self._dsn) as connection:
             return stream.lag(connection, self._handed_over(connection))
+
+    def pending(self) -> bool:
+        """Whether a drain would bring something, or should let the server forget log that nobody needs.
+
+        Raises:
+            PermanentError: there is no full load yet, or the slot is lost.
+            RetryableError: a drain is at work, or the database cannot be reached.
+        """
+        with connect(self._dsn) as connection:
+            state = self._handed_over(connection)
+            behind = stream.lag(connection, state).bytes
+            return behind > IDLE_BYTES or (behind > 0 and stream.has_changes(connection, state))
 
     @contextmanager
     def _alone(self) -> Iterator[Connection]:

@@ -7,10 +7,12 @@ a table is read (`lake.tables`).
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from hashlib import md5
 from typing import TYPE_CHECKING
 
 import boto3
@@ -103,6 +105,7 @@ class ObjectStore:
             "aws_access_key_id": credentials.access_key or "",
             "aws_secret_access_key": credentials.secret_key or "",
             "aws_conditional_put": "etag",
+            "aws_checksum_algorithm": "sha256",
         }
         if credentials.token:
             options["aws_session_token"] = credentials.token
@@ -176,8 +179,10 @@ class ObjectStore:
 
     def write(self, key: str, body: bytes) -> str:
         """Write an object whole (or not at all) and return its etag."""
+        # With a checksum: without one some servers keep an empty object when the client dies at the wrong moment.
+        digest = b64encode(md5(body, usedforsecurity=False).digest()).decode()
         try:
-            return self.client.put_object(Bucket=self.bucket, Key=key, Body=body)["ETag"].strip('"')
+            return self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentMD5=digest)["ETag"].strip('"')
         except (ClientError, BotoCoreError) as error:
             raise self._error(f"write {key}", error) from error
 

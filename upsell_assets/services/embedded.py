@@ -136,6 +136,7 @@ def _start(settings: Settings, state: State) -> Running:
         _prepare_database(postgres, settings.source_schema)
         known |= {"source_dsn": SecretStr(postgres.dsn(CAPTURE_ROLE, database=DATABASE))}
     if settings.embedded_store:
+        _bypass_proxies()
         server = ObjectStoreServer(state)
         server.start(EMBEDDED_BUCKET, settings.s3_region)
         store = server.store(EMBEDDED_BUCKET, settings.s3_region)
@@ -148,6 +149,12 @@ def _start(settings: Settings, state: State) -> Running:
         }
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     return Running(Settings(**(values | known)), owner_dsn, app_dsn, settings.embedded_store)
+
+
+def _bypass_proxies() -> None:
+    """What runs here is not behind the proxy that the environment may name."""
+    known = [host for host in os.environ.get("NO_PROXY", "").split(",") if host]
+    os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost"]))
 
 
 def _stop(state: State) -> None:

@@ -156,6 +156,8 @@ def _marked(home: Path) -> list[Process]:
     mark = f"\0{_MARK}={home}\0".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) == os.getpid():
+            continue
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if mark in b"\0" + (folder / "environ").read_bytes() and (started := start_of(int(folder.name))):
                 found.append(Process(int(folder.name), started))

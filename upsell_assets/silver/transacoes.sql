@@ -22,7 +22,7 @@ readable AS (
                 '^[12][0-9]{3}-[0-9]{2}-[0-9]{2}',
                 '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?',
                 '( ?(Z|UTC|GMT|[+-](0[0-9]|1[0-3])(:?[0-5][0-9])?|[+-]14(:?00)?)( ([A-Z]+|[+-][0-9]+))?)?',
-                -- Java's $ stands before a last line break too: blanks at the end are allowed, so that both engines agree.
+                -- Java's $ stands before a last line break too: with blanks allowed there, both engines agree.
                 ')?\\s*$'
             )
                 THEN t.texto

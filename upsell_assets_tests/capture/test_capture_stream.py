@@ -223,7 +223,7 @@ def test_slot_that_fell_back_is_read_from_the_watermark(loaded: Place, monkeypat
 def test_many_small_rounds_equal_one(loaded: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "ROUND_BYTES", 1_000)
     monkeypatch.setattr("upsell_assets.capture.landing.FILE_ROWS", 7)
-    monkeypatch.setattr(stream, "_BATCH_ROWS", 3)
+    monkeypatch.setattr("upsell_assets.capture.changes._BATCH_ROWS", 3)
     with loaded.owner.transaction():
         loaded.owner.execute("INSERT INTO customers SELECT 'n' || i, i, 1 FROM generate_series(1, 100) i")
     for number in range(20):

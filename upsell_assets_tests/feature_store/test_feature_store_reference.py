@@ -116,7 +116,7 @@ def test_every_feature_has_a_value_somewhere(name: str) -> None:
 
     assert rows.num_rows == 1
     assert [column for column in rows.column_names if rows[column].null_count] == []
-    products = [c for c in rows.column_names if c.endswith(tuple(reference.PRODUCTS)) or c.endswith("Listapresenca")]
+    products = [c for c in rows.column_names if c.endswith((*reference.PRODUCTS, "Listapresenca"))]
     assert [column for column in products if not pc.greater(rows[column], 0)[0].as_py()] == []
 
 

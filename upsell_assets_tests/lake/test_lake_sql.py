@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from run_sql import PACKAGE, sql_file, utc
+from sqlglot import exp, parse_one
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.sql import Parameter, SqlFile, bind, lineage, load_sql, output_columns, to_duckdb, to_spark
@@ -107,6 +108,18 @@ def test_internal_views_are_inlined_and_their_tables_are_the_query_s(write: Writ
         assert connection.execute(to_duckdb(bind(query.tree, {"silver.upsell.transacoes": "t"}, {}))).fetchall() == [
             (3,)
         ]
+
+
+def test_a_view_and_its_reader_may_name_their_ctes_alike(write: Write) -> None:
+    write("WITH a AS (SELECT t.n FROM silver.upsell.t AS t) SELECT a.n + 1 AS n FROM a", "_v")
+    tree = write("WITH a AS (SELECT v.n * 10 AS n FROM gold.upsell._v AS v) SELECT a.n FROM a").tree
+    rows = pa.table({"n": [1]})
+    names = [cte.alias for cte in parse_one(to_spark(tree), read="spark").find_all(exp.CTE)]
+
+    assert len(names) == len(set(names)) == 3
+    with duckdb.connect() as connection:
+        connection.register("t", rows)
+        assert connection.execute(to_duckdb(bind(tree, {"silver.upsell.t": "t"}, {}))).fetchall() == [(20,)]
 
 
 def test_an_internal_table_without_a_file_stays_a_table(write: Write) -> None:

@@ -1,0 +1,57 @@
+"""What all tests share: one embedded PostgreSQL and S3 server, and a lake of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.lake.tables import Lake
+from upsell_assets.services.embedded import Running, embedded
+from upsell_assets.settings import Settings
+
+OpenLakehouse = Callable[..., Lakehouse]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    """The tests' settings are those that they state."""
+    for name in [name for name in os.environ if name.startswith("UPSELL_") and name != "UPSELL_TEST_DATA"]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The embedded services, as long as the tests run."""
+    with embedded(Settings(home=tmp_path_factory.mktemp("services") / "home")) as running:
+        yield running
+
+
+@pytest.fixture
+def open_lakehouse(services: Running) -> OpenLakehouse:
+    """Opens a lake in a bucket of its own, with settings changed as the test says."""
+
+    def open_(**changed: object) -> Lakehouse:
+        values = {name: getattr(services.settings, name) for name in Settings.model_fields}
+        bucket = f"lake-{uuid4().hex[:12]}"
+        lakehouse = Lakehouse(Settings(**{**values, "s3_bucket": bucket, **changed}))
+        lakehouse.store.client.create_bucket(Bucket=bucket)
+        return lakehouse
+
+    return open_
+
+
+@pytest.fixture
+def lakehouse(open_lakehouse: OpenLakehouse) -> Lakehouse:
+    """A lake in a bucket of its own, with the contracts of the points system."""
+    return open_lakehouse()
+
+
+@pytest.fixture
+def local_lake(tmp_path: Path) -> Lake:
+    """Delta tables in a folder: for what does not depend on the object store."""
+    return Lake(str(tmp_path / "lake"))
