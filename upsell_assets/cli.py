@@ -221,11 +221,16 @@ def query(
     """
     from upsell_assets.lake.engines import Query
     from upsell_assets.lake.sql import parse_query
+    from upsell_assets.lake.tables import UnknownTableError
 
     tree = parse_query(sql)
     with _lakehouse() as (lakehouse, _):
-        rows = lakehouse.engine.run(Query(tree)).read_all()
-        lakehouse.engine.close()
+        try:
+            rows = lakehouse.engine.run(Query(tree)).read_all()
+        except UnknownTableError as error:
+            raise UnknownTableError(f"{error} There are: {', '.join(lakehouse.tables()) or 'none'}.") from error
+        finally:
+            lakehouse.engine.close()
     if csv:
         _print_csv(rows)
     elif as_json:
@@ -245,7 +250,9 @@ def _lakehouse() -> Iterator[tuple[Lakehouse, Running]]:
     from upsell_assets.settings import load_settings
 
     with embedded(load_settings()) as running:
-        yield Lakehouse(running.settings), running
+        lakehouse = Lakehouse(running.settings)
+        lakehouse.store.check()
+        yield lakehouse, running
 
 
 def _print_csv(rows: pa.Table) -> None:

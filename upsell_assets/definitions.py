@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +19,9 @@ from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_s
 from upsell_assets.silver.touched import SCORES
 
 ROOT = Path(__file__).parent
+
+# Dagster says "beta" of backfill policies, once per asset, wherever definitions are loaded.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
 def build_defs(settings: Settings | None = None) -> dg.Definitions:

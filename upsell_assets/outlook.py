@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-from upsell_assets.errors import UpsellError
+from upsell_assets.capture.assets import open_capture
+from upsell_assets.errors import RetryableError, UpsellError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.refresh import versions_behind
@@ -44,12 +45,22 @@ class Outlook:
 
     @property
     def settled(self) -> bool:
-        """Everything that there is has flowed through, and nothing runs."""
-        return not self.runs and not self.waiting and all(done == total for done, total in self.made.values())
+        """After a close look: everything that there is has flowed through, and nothing runs."""
+        return self.complete and not self.runs and not self.waiting
+
+    @property
+    def complete(self) -> bool:
+        """Every asset has been made."""
+        return all(done == total for done, total in self.made.values())
 
 
-def look(instance: DagsterInstance, lakehouse: Lakehouse, assets: list[AssetKey], since: float) -> Outlook:
-    """Look at all executable assets; failures count from `since` (Unix seconds)."""
+def look(
+    instance: DagsterInstance, lakehouse: Lakehouse, assets: list[AssetKey], since: float, *, closely: bool
+) -> Outlook:
+    """Look at all executable assets; failures count from `since` (Unix seconds).
+
+    A close look also finds what waits, for which it asks the database and opens tables.
+    """
     records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(assets)}
     made: dict[str, tuple[int, int]] = {}
     for key in assets:
@@ -57,11 +68,12 @@ def look(instance: DagsterInstance, lakehouse: Lakehouse, assets: list[AssetKey]
         done, total = made.get(key.path[0], (0, 0))
         made[key.path[0]] = (done + bool(entry and entry.last_materialization_record), total + 1)
     runs = instance.get_runs_count(RunsFilter(statuses=UNDER_WAY))
-    return Outlook(made, runs, _waiting(instance, lakehouse), _failed(instance, since))
+    waiting = _waiting(instance, lakehouse) if closely and not runs else []
+    return Outlook(made, runs, waiting, _failed(instance, since))
 
 
 def _waiting(instance: DagsterInstance, lakehouse: Lakehouse) -> list[str]:
-    found = []
+    found = ["changes in the database"] if _uncaptured(lakehouse) else []
     for contract in lakehouse.contracts.values():
         if count := waiting_files(lakehouse, contract):
             found.append(f"{count} files of {contract.name}")
@@ -77,6 +89,14 @@ def _waiting(instance: DagsterInstance, lakehouse: Lakehouse) -> list[str]:
         if days := _not_followed(instance, consumer):
             found.append(f"{days} days of {consumer}")
     return found
+
+
+def _uncaptured(lakehouse: Lakehouse) -> bool:
+    capture = open_capture(lakehouse)
+    try:
+        return capture is not None and capture.pending()
+    except RetryableError:
+        return True  # a drain is at work
 
 
 def _not_followed(instance: DagsterInstance, consumer: str) -> int:

@@ -245,29 +245,23 @@ def _watch(
 
     lakehouse = Lakehouse(running.settings)
     assets = sorted(build_defs(running.settings).resolve_asset_graph().executable_asset_keys)
-    complete = False
     last, since = "", time.time()
     with dg.DagsterInstance.from_config(str(running.settings.home / "dagster")) as instance:
         while not supervisor.wait(LOOK_SECONDS):
-            try:
-                view = look(instance, lakehouse, assets, started)
-            except RetryableError as error:
-                say(f"status: {error}")
-                continue
-            if not complete:
-                line = describe(view)
-                if line != last:
-                    say(line)
-                    last, since = line, time.time()
+            view = look(instance, lakehouse, assets, started, closely=options.once)
+            if (line := describe(view)) != last:
+                say(line)
+                last, since = line, time.time()
             if options.once:
                 _fail_if_stuck(view, time.time() - since)
-                if view.settled:
-                    say(f"complete after {time.time() - started:.0f} s")
-                    return
-            elif not complete and all(done == total for done, total in view.made.values()):
-                complete = True
-                say(f"complete after {time.time() - started:.0f} s; every asset is there")
-                say(_what_to_look_at(url))
+            if view.settled if options.once else view.complete:
+                break
+        else:
+            return
+    say(f"complete after {time.time() - started:.0f} s")
+    if not options.once:
+        say(_what_to_look_at(url))
+        supervisor.wait()
 
 
 def _fail_if_stuck(view: Outlook, quiet_seconds: float) -> None:

@@ -2,8 +2,10 @@
 
 The order of two changes of one key is the contract's order columns, a missing change_seq below any present one.
 Equal order with a change_seq means the same change: a delete wins, else the greatest row by its canonical text.
-Only where change_seq is missing and modified_date ties do object key and row number decide. Everything here is
-an expression over rows; nothing reads or writes a table, so the law can be tested without one.
+Only where change_seq is missing and modified_date ties do object key and row number decide. The rows of a full
+load, which show what all changes up to its position came to, stand above the changes at that position.
+
+Everything here is an expression over rows; nothing reads or writes a table, so the law can be tested without one.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import pyarrow as pa
 
 from upsell_assets.contracts import Contract, arrow_type
 from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE
+from upsell_assets.raw.landing import full_load_prefix
 
 
 def quote(name: str) -> str:
@@ -33,35 +36,54 @@ def position_terms(contract: Contract, row: str) -> list[str]:
         if column == "modified_date":
             terms.append(f"coalesce({row}.{MODIFIED}, TIMESTAMPTZ '-infinity')")
         else:
-            lowest = "''" if pa.types.is_string(arrow_type(contract.change_seq_type)) else "0"
-            terms += [f"({row}.{SEQUENCE} IS NOT NULL)", f"coalesce({row}.{SEQUENCE}, {lowest})"]
+            # Which value stands for a missing one does not matter: the term before has decided.
+            kind = arrow_type(contract.change_seq_type)
+            some = "'1970-01-01'" if pa.types.is_timestamp(kind) or pa.types.is_date(kind) else "'0'"
+            terms += [f"({row}.{SEQUENCE} IS NOT NULL)", f"coalesce({row}.{SEQUENCE}, {some})"]
     return terms
 
 
-def order_terms(contract: Contract, row: str, columns: Iterable[str]) -> list[str]:
-    """The full order of a change: its position, then what decides between changes at one position.
+def place_terms(contract: Contract, row: str) -> list[str]:
+    """A row's position, and its rank there: a change, the delete that a full load's end means, a row of a load.
 
-    `columns` are those of the row that its canonical text is made of; a tombstone has none.
+    The rank follows from the row's file; the delete of a load's end carries the folder of the loads as its file.
+    """
+    folder = _text(full_load_prefix(contract))
+    file = f"{row}.{FILE}"
+    rank = f"CASE WHEN {file} = {folder} THEN 1 WHEN starts_with({file}, {folder}) THEN 2 ELSE 0 END"
+    return [*position_terms(contract, row), rank]
+
+
+def order_terms(contract: Contract, row: str, columns: Iterable[str]) -> list[str]:
+    """The full order of a change: its place, then what decides between changes at one place.
+
+    `columns` are those of the row that its canonical text is made of; a tombstone has none. The last terms leave
+    only copies of one change equal, so that which of them is kept cannot be seen.
     """
     sequenced = f"({row}.{SEQUENCE} IS NOT NULL)" if "change_seq" in contract.order else "false"
     deleted = f"({row}.{OP} = 'D')"
-    text = canonical_text(row, columns)
     return [
-        *position_terms(contract, row),
-        f"({sequenced} AND {deleted})",
-        f"CASE WHEN {sequenced} AND NOT {deleted} THEN {text} ELSE '' END",
+        *place_terms(contract, row),
         f"CASE WHEN {sequenced} THEN '' ELSE coalesce({row}.{FILE}, '') END",
         f"CASE WHEN {sequenced} THEN 0 ELSE coalesce({row}.{ROW}, 0) END",
+        deleted,
+        f"CASE WHEN {deleted} THEN '' ELSE {canonical_text(row, columns)} END",
+        f"{row}.{OP}",
+        f"coalesce({row}.{MODIFIED}, TIMESTAMPTZ '-infinity')",
     ]
 
 
 def canonical_text(row: str, columns: Iterable[str]) -> str:
-    """A row's text: its values by column name, nulls left out, so that a column added later changes nothing."""
+    """A row's text: name and value of its columns, in the order of their lower-case names.
+
+    Nulls are left out, so that a column added later changes nothing; values are quoted, so that no two rows have
+    the same text.
+    """
     parts = [
-        f"CASE WHEN {row}.{quote(name)} IS NULL THEN '' ELSE {_text(name)} || ':' || {row}.{quote(name)}::VARCHAR END"
-        for name in sorted(columns)
+        f"{_text(_text(name.lower()) + ':')} || '''' || replace({row}.{quote(name)}::VARCHAR, '''', '''''') || ''''"
+        for name in sorted(columns, key=str.lower)
     ]
-    return f"concat_ws(chr(31), {', '.join(parts)})" if parts else "''"
+    return f"concat({', '.join(parts)})" if parts else "''"
 
 
 def _text(value: str) -> str:
@@ -80,38 +102,56 @@ def newest_per_key(contract: Contract, relation: str, columns: Iterable[str]) ->
     return f"SELECT c.* FROM {relation} AS c QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
 
 
+def newest_floor(contract: Contract) -> str:
+    """Query over `floors`, the positions of ended full loads: the newest, as the delete that its end means."""
+    order = ", ".join(f"{term} DESC" for term in position_terms(contract, "f"))
+    return (
+        f"SELECT f.{MODIFIED}, f.{SEQUENCE}, 'D' AS {OP}, {_text(full_load_prefix(contract))} AS {FILE}, "
+        f"NULL::BIGINT AS {ROW} FROM floors AS f ORDER BY {order} LIMIT 1"
+    )
+
+
+def below_floor(contract: Contract) -> str:
+    """Query over `live_rows`, `tombstone_rows` and `floor`: that delete, for each key last heard of below it."""
+    keys = ", ".join(f"r.{quote(name)}" for name in contract.key)
+    older = newer(place_terms(contract, "f"), place_terms(contract, "r"))
+    return " UNION ".join(
+        f"SELECT {keys}, f.* FROM {rows} AS r CROSS JOIN floor AS f WHERE {older}"
+        for rows in ("live_rows", "tombstone_rows")
+    )
+
+
 def judged(contract: Contract, columns: Iterable[str], live_columns: Iterable[str]) -> str:
     """Query over `changes`, `live`, `tombstones` and `floor`: the newest change of each key and what it does.
 
-    Adds to the change's columns: `_upsert` (write the row), `_delete` (a live row goes), `_bury` (remember the
-    delete) and `_late` (at or below the floor of a full load: it counts as a delete at the floor, which a row of
-    the load itself, or anything newer, survives).
+    Adds to the change's columns: `_upsert` (write the row), `_delete` (a live row goes) and `_bury` (remember the
+    delete). What comes late, at or below the floor of a full load, says no more than that the load's end deletes
+    its key, which a row of the load itself, or anything newer, survives.
 
     A delete is never held back by tombstones: after a crash between the commit of the tombstone and that of the
-    delete, the live row would stay for ever. `live` holds one row a key, `floor` at most one row; the rows of a
-    load pass an empty floor unless theirs is older.
+    delete, the live row would stay for ever. `live` holds one row a key, `floor` at most one row.
     """
+    late = f"(f.{OP} IS NOT NULL AND NOT {newer(place_terms(contract, 'c'), place_terms(contract, 'f'))})"
+    settled = ", ".join(
+        f"CASE WHEN {late} THEN f.{column} ELSE c.{column} END AS {column}"
+        for column in (OP, MODIFIED, SEQUENCE, FILE, ROW)
+    )
     change = order_terms(contract, "s", columns)
     alive = order_terms(contract, "l", live_columns)
-    buried = order_terms(contract, "t", ())
-    at_floor = position_terms(contract, "f")
     key = quote(contract.key[0])
-    no_live, no_tombstone = f"l.{key} IS NULL", f"t.{key} IS NULL"
-    late = f"(f._present IS NOT NULL AND NOT {newer(position_terms(contract, 's'), at_floor)})"
-    floor_beats_live = f"({no_live} OR {newer(at_floor, position_terms(contract, 'l'))})"
-    floor_beats_tombstone = f"({no_tombstone} OR {newer(at_floor, position_terms(contract, 't'))})"
-    beats_tombstone = f"({no_tombstone} OR {newer(change, buried)})"
+    no_live = f"l.{key} IS NULL"
+    beats_live = f"({no_live} OR {newer(change, alive)})"
     reaches_live = f"({no_live} OR {newer(change, alive, or_equal=True)})"
+    beats_tombstone = f"(t.{key} IS NULL OR {newer(change, order_terms(contract, 't', ()))})"
     return f"""
-        WITH newest AS ({newest_per_key(contract, "changes", columns)}),
+        WITH settled AS (SELECT c.* REPLACE ({settled}) FROM changes AS c LEFT JOIN floor AS f ON true),
+             newest AS ({newest_per_key(contract, "settled", columns)}),
              buried AS ({newest_per_key(contract, "tombstones", ())})
-        SELECT s.*, {late} AS _late,
-            NOT {late} AND s.{OP} <> 'D' AND {beats_tombstone} AND ({no_live} OR {newer(change, alive)}) AS _upsert,
-            NOT {late} AND s.{OP} = 'D' AND NOT ({no_live}) AND {newer(change, alive, or_equal=True)} AS _delete,
-            CASE WHEN {late} THEN {floor_beats_live} AND {floor_beats_tombstone}
-                 ELSE s.{OP} = 'D' AND {beats_tombstone} AND {reaches_live} END AS _bury
+        SELECT s.*,
+            s.{OP} <> 'D' AND {beats_tombstone} AND {beats_live} AS _upsert,
+            s.{OP} = 'D' AND NOT ({no_live}) AND {reaches_live} AS _delete,
+            s.{OP} = 'D' AND {beats_tombstone} AND {reaches_live} AS _bury
         FROM newest AS s
         LEFT JOIN live AS l ON {same_key(contract, "s", "l")}
         LEFT JOIN buried AS t ON {same_key(contract, "s", "t")}
-        LEFT JOIN floor AS f ON true
     """

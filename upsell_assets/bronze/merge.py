@@ -13,11 +13,12 @@ import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
-from upsell_assets.bronze.law import judged, newer, position_terms, quote, same_key
+from upsell_assets.bronze.floors import read_floors, write_floor
+from upsell_assets.bronze.law import below_floor, judged, newest_floor, quote, same_key
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import connect
-from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
-from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE, Position, change_schema, order_fields
+from upsell_assets.lake.tables import Lake, UnknownTableError, commit_properties, retry_conflicts
+from upsell_assets.raw.files import OP, Position, change_schema, order_fields
 
 INGESTED, VERSION = "_ingested_at", "_version"
 _WRITTEN = [pa.field(INGESTED, pa.timestamp("us", tz="UTC")), pa.field(VERSION, pa.int64())]
@@ -64,94 +65,113 @@ def tombstone_schema(contract: Contract) -> pa.Schema:
     return pa.schema([*keys, *order_fields(contract), _WRITTEN[1]])
 
 
-def merge(lake: Lake, contract: Contract, changes: pa.Table, floor: Position | None = None) -> Merged:
+def merge(lake: Lake, contract: Contract, changes: pa.Table) -> Merged:
     """Merge change rows (see `raw.files.change_schema`) into the live table, by the law.
 
     Args:
         lake: where the tables lie.
         contract: the table.
-        changes: any number of changes, of any order, repeated or not.
-        floor: the position of the newest ended full load, at or below which changes are ignored.
+        changes: any number of changes, of any order, repeated or not; rows of full loads among them.
 
     Raises:
         RetryableError: other writers kept committing in between; nothing is half-written.
     """
-    return retry_conflicts(table_name(contract), lambda: _merge_once(lake, contract, changes, floor))
+    return retry_conflicts(table_name(contract), lambda: _merge_once(lake, contract, changes))
 
 
-def _merge_once(lake: Lake, contract: Contract, changes: pa.Table, floor: Position | None) -> Merged:
-    # The live table first: a tombstone that appears after it was opened comes with a later commit to the live
-    # table, on which our own commit then fails.
+def end_load(lake: Lake, contract: Contract, position: Position, token: str) -> Merged | None:
+    """End a full load whose rows are all merged: what lies at or below its position and is not in it is deleted.
+
+    Args:
+        lake: where the tables lie.
+        contract: the table.
+        position: the load's place in the order; it becomes a floor.
+        token: the load's name; the live table remembers it with the commit, and a repeat does nothing (None).
+
+    Raises:
+        RetryableError: other writers kept committing in between; a repeat does what is left.
+    """
+    if has_ended(lake, contract, token):
+        return None
+    write_floor(lake, contract, position)
+    return retry_conflicts(table_name(contract), lambda: _merge_once(lake, contract, None, {token: 1}))
+
+
+def has_ended(lake: Lake, contract: Contract, token: str) -> bool:
+    """Whether the full load of that name was ended."""
+    try:
+        return lake.open(table_name(contract)).transaction_version(token) is not None
+    except UnknownTableError:
+        return False
+
+
+def _merge_once(
+    lake: Lake, contract: Contract, changes: pa.Table | None, tokens: dict[str, int] | None = None
+) -> Merged:
+    """Decide and commit; without changes, what the newest floor deletes."""
+    # The live table first: a tombstone or a floor that appears after it was opened comes with a later commit to
+    # the live table, on which our own commit then fails.
     live = lake.open_or_create(table_name(contract), live_schema(contract))
     tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))
     with connect() as connection:
-        connection.register("changes", changes)
         connection.register("live_rows", live.to_pyarrow_dataset())
         connection.register("tombstone_rows", tombstones.to_pyarrow_dataset())
-        keys = ", ".join(quote(name) for name in contract.key)
-        connection.execute(f"CREATE TEMP TABLE keys AS SELECT DISTINCT {keys} FROM changes")
-        for view, rows in (("live", "live_rows"), ("tombstones", "tombstone_rows")):
-            operation = f", 'D' AS {OP}" if view == "tombstones" else ""
-            connection.execute(
-                f"CREATE TEMP TABLE {view} AS SELECT r.*{operation} FROM {rows} AS r "
-                f"SEMI JOIN keys AS k ON {same_key(contract, 'r', 'k')}"
-            )
-        _register_floor(connection, contract, floor)
-        columns = [name for name in changes.column_names if not name.startswith("_")]
-        live_columns = [field.name for field in live.schema().fields if not field.name.startswith("_")]
-        connection.execute(f"CREATE TEMP TABLE judged AS {judged(contract, columns, live_columns)}")
-        buried = connection.sql(_buried(contract)).to_arrow_table()
-        staged = connection.sql(
-            f"SELECT * EXCLUDE (_late, _upsert, _bury) FROM judged WHERE _upsert OR _delete"
-        ).to_arrow_table()
-        matched = connection.sql(
-            f"SELECT count(*) FROM judged AS s SEMI JOIN live AS l ON {same_key(contract, 's', 'l')} WHERE _upsert OR _delete"
-        ).fetchone()
+        connection.register("floors", read_floors(lake, contract))
+        connection.execute(f"CREATE TEMP TABLE floor AS {newest_floor(contract)}")
+        if changes is None:
+            connection.execute(f"CREATE TEMP TABLE changes AS {below_floor(contract)}")
+        else:
+            connection.register("changes", changes)
+        buried, staged, matched = _decide(connection, contract)
     if buried.num_rows:
         _append(tombstones, buried.append_column(_WRITTEN[1], _constant(tombstones.version() + 1, buried)))
     deletes = sum(staged["_delete"].to_pylist())
     if staged.num_rows:
-        _commit(live, contract, staged, matched=bool(matched and matched[0]))
-    elif buried.num_rows:
+        _commit(live, contract, staged, matched=matched, tokens=tokens)
+    elif buried.num_rows or tokens:
         # A commit of its own makes a concurrent merge of an older change fail and look again.
-        _append(live, live_schema(contract).empty_table())
+        _append(live, live_schema(contract).empty_table(), tokens)
     return Merged(staged.num_rows - deletes, deletes, buried.num_rows, live.version())
 
 
-def _register_floor(connection: duckdb.DuckDBPyConnection, contract: Contract, floor: Position | None) -> None:
-    kinds = {MODIFIED: pa.timestamp("us", tz="UTC"), SEQUENCE: order_fields(contract)[1].type}
-    rows = [] if floor is None else [floor]
-    connection.register(
-        "floor",
-        pa.table(
-            {
-                MODIFIED: pa.array([row.modified_date for row in rows], kinds[MODIFIED]),
-                SEQUENCE: pa.array([row.change_seq for row in rows], kinds[SEQUENCE]),
-                "_present": pa.array([True for _ in rows], pa.bool_()),
-            }
-        ),
-    )
+def _decide(connection: duckdb.DuckDBPyConnection, contract: Contract) -> tuple[pa.Table, pa.Table, bool]:
+    """New tombstones, the rows to write or delete, and whether any of these has a live row now."""
+    keys = ", ".join(quote(name) for name in contract.key)
+    connection.execute(f"CREATE TEMP TABLE keys AS SELECT DISTINCT {keys} FROM changes")
+    known = f"SEMI JOIN keys AS k ON {same_key(contract, 'r', 'k')}"
+    connection.execute(f"CREATE TEMP TABLE live AS SELECT r.* FROM live_rows AS r {known}")
+    connection.execute(f"CREATE TEMP TABLE tombstones AS SELECT r.*, 'D' AS {OP} FROM tombstone_rows AS r {known}")
+    columns, live_columns = (_source_columns(connection, relation) for relation in ("changes", "live"))
+    connection.execute(f"CREATE TEMP TABLE judged AS {judged(contract, columns, live_columns)}")
+    order = ", ".join(field.name for field in order_fields(contract))
+    buried = connection.sql(f"SELECT {keys}, {order} FROM judged WHERE _bury").to_arrow_table()
+    # All columns of the live table, in its spelling: what a newer row does not have is null, not the older value.
+    staged = connection.sql(
+        "SELECT * FROM live WHERE false UNION ALL BY NAME "
+        "SELECT * EXCLUDE (_upsert, _bury) FROM judged WHERE _upsert OR _delete"
+    ).to_arrow_table()
+    matched = connection.sql(
+        f"SELECT 1 FROM judged AS s SEMI JOIN live AS l ON {same_key(contract, 's', 'l')} WHERE _upsert OR _delete LIMIT 1"
+    ).fetchone()
+    return buried, staged, matched is not None
 
 
-def _buried(contract: Contract) -> str:
-    keys = ", ".join(f"j.{quote(name)}" for name in contract.key)
-    order = ", ".join(
-        f"CASE WHEN j._late THEN {at_floor} ELSE j.{column} END AS {column}"
-        for column, at_floor in ((MODIFIED, f"f.{MODIFIED}"), (SEQUENCE, f"f.{SEQUENCE}"), (FILE, "NULL"), (ROW, "NULL"))
-    )
-    return f"SELECT {keys}, {order} FROM judged AS j LEFT JOIN floor AS f ON true WHERE j._bury"
+def _source_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
+    return [name for name in connection.sql(f"SELECT * FROM {relation}").columns if not name.startswith("_")]
 
 
-def _commit(live: DeltaTable, contract: Contract, staged: pa.Table, *, matched: bool) -> None:
+def _commit(
+    live: DeltaTable, contract: Contract, staged: pa.Table, *, matched: bool, tokens: dict[str, int] | None
+) -> None:
     written = (
-        staged.drop_columns(["_delete"])
+        staged.drop_columns(["_delete", *(field.name for field in _WRITTEN)])
         .append_column(_WRITTEN[0], _constant(datetime.now(UTC), staged, _WRITTEN[0].type))
         .append_column(_WRITTEN[1], _constant(live.version() + 1, staged))
     )
     if not matched:
-        _append(live, written)
+        _append(live, written, tokens)
         return
-    names = [quote(name) for name in written.column_names]
+    columns = {quote(name): f"s.{quote(name)}" for name in written.column_names}
     (
         live.merge(
             written.append_column("_delete", staged["_delete"]),
@@ -160,11 +180,11 @@ def _commit(live: DeltaTable, contract: Contract, staged: pa.Table, *, matched: 
             target_alias="t",
             merge_schema=True,
             streamed_exec=False,
-            commit_properties=commit_properties(),
+            commit_properties=commit_properties(tokens),
         )
         .when_matched_delete('s."_delete"')
-        .when_matched_update({name: f"s.{name}" for name in names})
-        .when_not_matched_insert({name: f"s.{name}" for name in names}, predicate='NOT s."_delete"')
+        .when_matched_update(columns)
+        .when_not_matched_insert(columns, predicate='NOT s."_delete"')
         .execute()
     )
 
@@ -179,62 +199,9 @@ def remember(lake: Lake, contract: Contract, changes: pa.Table) -> None:
     retry_conflicts(changes_name(contract), once)
 
 
-def _append(table: DeltaTable, rows: pa.Table) -> None:
-    write_deltalake(table, rows, mode="append", schema_mode="merge", commit_properties=commit_properties())
+def _append(table: DeltaTable, rows: pa.Table, tokens: dict[str, int] | None = None) -> None:
+    write_deltalake(table, rows, mode="append", schema_mode="merge", commit_properties=commit_properties(tokens))
 
 
 def _constant(value: object, like: pa.Table, kind: pa.DataType | None = None) -> pa.Array:
     return pa.repeat(pa.scalar(value, kind or pa.int64()), like.num_rows)
-
-
-def sweep(lake: Lake, contract: Contract, keys: pa.Table, position: Position, token: str) -> Merged:
-    """End a full load: live rows at or below its position that are not in it are deleted, with tombstones.
-
-    Args:
-        lake: where the tables lie.
-        contract: the table.
-        keys: the keys of the load's rows.
-        position: the load's place in the order.
-        token: the load's name; the live table remembers it with the commit, so that a repeat does nothing.
-    """
-    return retry_conflicts(table_name(contract), lambda: _sweep_once(lake, contract, keys, position, token))
-
-
-def _sweep_once(lake: Lake, contract: Contract, keys: pa.Table, position: Position, token: str) -> Merged:
-    live = lake.open_or_create(table_name(contract), live_schema(contract))
-    tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))
-    if live.transaction_version(token) is not None:
-        return Merged(0, 0, 0, live.version())
-    with connect() as connection:
-        connection.register("load_keys", keys)
-        connection.register("live_rows", live.to_pyarrow_dataset())
-        _register_floor(connection, contract, position)
-        names = ", ".join(f"l.{quote(name)}" for name in contract.key)
-        gone = connection.sql(
-            f"SELECT {names}, f.{MODIFIED}, f.{SEQUENCE}, NULL::VARCHAR AS {FILE}, NULL::BIGINT AS {ROW} "
-            f"FROM live_rows AS l ANTI JOIN load_keys AS k ON {same_key(contract, 'l', 'k')} CROSS JOIN floor AS f "
-            f"WHERE NOT {newer(position_terms(contract, 'l'), position_terms(contract, 'f'))}"
-        ).to_arrow_table()
-    if gone.num_rows:
-        _append(tombstones, gone.append_column(_WRITTEN[1], _constant(tombstones.version() + 1, gone)))
-        (
-            live.merge(
-                gone.select(list(contract.key)),
-                predicate=same_key(contract, "s", "t"),
-                source_alias="s",
-                target_alias="t",
-                streamed_exec=False,
-                commit_properties=commit_properties({token: 1}),
-            )
-            .when_matched_delete()
-            .execute()
-        )
-    else:
-        write_deltalake(
-            live,
-            live_schema(contract).empty_table(),
-            mode="append",
-            schema_mode="merge",
-            commit_properties=commit_properties({token: 1}),
-        )
-    return Merged(0, gone.num_rows, gone.num_rows, live.version())

@@ -20,17 +20,6 @@ historico AS (
         CAST(FROM_UTC_TIMESTAMP(h.dtInicio, 'America/Sao_Paulo') AS DATE) AS dtInicioDia,
         COALESCE(CAST(FROM_UTC_TIMESTAMP(h.dtFim, 'America/Sao_Paulo') AS DATE), DATE'9999-12-31') AS dtFimDia
     FROM silver.upsell.cliente_historico AS h
-),
-
--- Of the states of one day only the last outlasts it; at the end of a day at most one holds.
-fim_do_dia AS (
-    SELECT
-        h.idCliente,
-        h.flEmailCliente,
-        h.dtInicioDia,
-        h.dtFimDia
-    FROM historico AS h
-    WHERE h.dtFimDia > h.dtInicioDia
 )
 
 SELECT
@@ -41,5 +30,6 @@ SELECT
     CAST(a.nrIdadeBase AS BIGINT) AS nrIdadeBase, -- days from the first activity to dtRef
     CAST(h.flEmailCliente AS BIGINT) AS flEmail -- e-mail flag at the end of the day before dtRef; null = not known
 FROM atividade AS a
-LEFT JOIN fim_do_dia AS h
+-- At the end of a day at most one state holds; those that end on the day on which they began never do.
+LEFT JOIN historico AS h
     ON h.idCliente = a.idCliente AND h.dtInicioDia < a.dtRef AND h.dtFimDia >= a.dtRef

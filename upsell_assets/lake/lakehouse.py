@@ -11,6 +11,8 @@ from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import Settings
 
+LAYERS = ("bronze", "silver", "feature_store", "gold")
+
 
 @dataclass(frozen=True)
 class Lakehouse:
@@ -37,3 +39,13 @@ class Lakehouse:
     def engine(self) -> Engine:
         """The active engine."""
         return open_engine(self.settings, self.store)
+
+    def tables(self) -> list[str]:
+        """The tables that there are, by their three-part names, without the lake's internal ones."""
+        return [
+            f"{layer}.{schema}.{table}"
+            for layer in LAYERS
+            for schema in self.store.folders(f"{layer}/")
+            for table in self.store.folders(f"{layer}/{schema}/")
+            if not table.startswith("_")
+        ]

@@ -7,13 +7,13 @@ is reported with the digest of that set as its data version; what did not change
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.partitions import first_day, landing_days, landing_partition
+from upsell_assets.partitions import landing_days, landing_partition
 from upsell_assets.raw.landing import EVER, LandedFile, Window, landed
 from upsell_assets.raw.loads import manifests
 
@@ -60,15 +60,14 @@ def landing_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
         window = EVER if sweep else Window(now.date() - timedelta(settings.recent_days), now.date())
         calendar = landing_days(settings)
         events: list[dg.AssetMaterialization] = []
-        seen = cursor["seen"]
         for contract in lakehouse.contracts.values():
             files = [*landed(lakehouse.store, contract, window), *manifests(lakehouse.store, contract, window)]
-            known = seen.setdefault(contract.table, {})
-            for day, digest in _digests(files, calendar, window).items():
-                if known.get(day) != digest:
-                    known[day] = digest
-                    events.append(_landed_event(contract, day, digest, files, calendar))
-        cursor = {"swept": (now if sweep else swept or now).isoformat(), "seen": seen}
+            seen = cursor["seen"].setdefault(contract.table, {})
+            changed = {day: digest for day, digest in _digests(files).items() if seen.get(day) != digest}
+            seen |= changed
+            for partition in sorted({_partition(day, calendar) for day in changed}):
+                events.append(_landed_event(contract, partition, seen, files, calendar))
+        cursor = {"swept": (now if sweep else swept or now).isoformat(), "seen": cursor["seen"]}
         if not events:
             context.update_cursor(json.dumps(cursor))
             return dg.SkipReason("nothing new landed")
@@ -77,23 +76,35 @@ def landing_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
     return sense
 
 
-def _digests(files: Iterable[LandedFile], calendar: dg.DailyPartitionsDefinition, window: Window) -> Mapping[str, str]:
+def _digests(files: Iterable[LandedFile]) -> dict[str, str]:
+    """Landing day -> what identifies the set of files that landed on it."""
     days: dict[str, list[str]] = {}
     for file in files:
-        days.setdefault(landing_partition(file.day, calendar), []).append(f"{file.key} {file.etag}")
-    if window != EVER and window.first is not None and window.first <= first_day(calendar):
-        # The first partition also holds what landed before it, which only a sweep sees whole.
-        days.pop(first_day(calendar).isoformat(), None)
-    return {day: hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] for day, lines in days.items()}
+        days.setdefault(file.day.isoformat(), []).append(f"{file.key} {file.etag}")
+    return {day: _digest(lines) for day, lines in days.items()}
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def _partition(day: str, calendar: dg.DailyPartitionsDefinition) -> str:
+    return landing_partition(date.fromisoformat(day), calendar)
 
 
 def _landed_event(
-    contract: Contract, day: str, digest: str, files: list[LandedFile], calendar: dg.DailyPartitionsDefinition
+    contract: Contract,
+    partition: str,
+    seen: Mapping[str, str],
+    files: Iterable[LandedFile],
+    calendar: dg.DailyPartitionsDefinition,
 ) -> dg.AssetMaterialization:
-    mine = [file for file in files if landing_partition(file.day, calendar) == day]
+    mine = [file for file in files if landing_partition(file.day, calendar) == partition]
+    # The first partition has several days: what landed before the calendar begins counts to it.
+    version = _digest(f"{day} {digest}" for day, digest in seen.items() if _partition(day, calendar) == partition)
     return dg.AssetMaterialization(
         raw_key(contract),
-        partition=day,
+        partition=partition,
         metadata={"files": len(mine), "bytes": sum(file.size for file in mine)},
-        tags={"dagster/data_version": digest},
+        tags={"dagster/data_version": version},
     )

@@ -7,6 +7,7 @@ is accepted depends on the file and the contract only, so that the order of arri
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -28,6 +29,10 @@ class Position:
 
     modified_date: datetime | None = None
     change_seq: str | int | None = None
+
+    def __str__(self) -> str:
+        """The position as the ledger spells it."""
+        return f"{self.modified_date.isoformat() if self.modified_date else ''}/{self.change_seq or ''}"
 
 
 def change_schema(contract: Contract) -> pa.Schema:
@@ -60,31 +65,27 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     Raises:
         FileRejectedError: the file breaks the contract; the text is the reason for quarantine.
     """
+    found = _read_parquet(body)
+    columns = _by_lower_name(found)
+    rows = {name: _take(found, columns, name, contract) for name in contract.columns}
+    _check_keys(rows, contract)
+    rows[OP] = _operation(found, columns, contract, full_load=file.load is not None)
+    rows |= _order(found, columns, contract, position)
+    rows[FILE] = pa.repeat(pa.scalar(file.key), found.num_rows)
+    rows[ROW] = pa.array(range(found.num_rows), pa.int64())
+    changes = pa.table(rows, schema=change_schema(contract))
+    for name, values in _undeclared(found, columns, contract).items():
+        changes = changes.append_column(name, values)
+    return changes
+
+
+def _read_parquet(body: bytes) -> pa.Table:
     try:
         found = pq.read_table(io.BytesIO(body))
-    except (pa.ArrowInvalid, OSError) as error:
+        found.validate(full=True)  # parquet says of text that it is UTF-8, and does not look
+    except (pa.ArrowException, OSError) as error:
         raise FileRejectedError(f"not readable as parquet ({str(error).splitlines()[0]})") from error
-    columns = _by_lower_name(found)
-    operation = _operation(found, columns, contract, full_load=file.load is not None)
-    data = {name: _take(found, columns, name, contract) for name in contract.columns}
-    _check_keys(data, contract)
-    order = _order(found, columns, contract, position)
-    extra = _undeclared(found, columns, contract)
-    count = found.num_rows
-    rows = pa.table(
-        {
-            **data,
-            OP: operation,
-            MODIFIED: order[MODIFIED],
-            SEQUENCE: order[SEQUENCE],
-            FILE: pa.repeat(pa.scalar(file.key), count),
-            ROW: pa.array(range(count), pa.int64()),
-        },
-        schema=change_schema(contract),
-    )
-    for name, values in extra.items():
-        rows = rows.append_column(name, values)
-    return rows
+    return found
 
 
 def _by_lower_name(found: pa.Table) -> dict[str, str]:
@@ -112,21 +113,20 @@ def cast_lossless(values: pa.ChunkedArray, target: pa.DataType, name: str) -> pa
     Raises:
         FileRejectedError: some value would change, or the types have nothing to do with each other.
     """
+    if values.null_count == len(values):
+        return pa.chunked_array([pa.nulls(len(values), target)])
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     source = values.type
-    if pa.types.is_dictionary(source):
-        values = values.cast(source.value_type)
-        source = values.type
-    if source == target or values.null_count == len(values):
-        return values.cast(target) if source != pa.null() else pa.chunked_array([pa.nulls(len(values), target)])
+    if source == target:
+        return values
     try:
-        if pa.types.is_string(target):
+        if _kind(target) == "text":
             return _as_text(values, name)
-        if _is_text(source):
+        if _kind(source) == "text":
             return _from_text(values, target, name)
-        if pa.types.is_timestamp(target) and pa.types.is_timestamp(source) and source.tz is None:
-            return pc.assume_timezone(values.cast(pa.timestamp("us")), "UTC")
         if _kind(source) == _kind(target) or {_kind(source), _kind(target)} == {"number", "boolean"}:
-            return values.cast(target, safe=True)
+            return _back_and_forth(values, target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise FileRejectedError(
             f"column {name!r} is {source} and does not cast to {target} without loss ({str(error).splitlines()[0]})"
@@ -139,53 +139,72 @@ def _kind(kind: pa.DataType) -> str:
         return "number"
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return "time"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "text"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return "binary"
     return "boolean" if pa.types.is_boolean(kind) else str(kind)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _back_and_forth(values: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
+    cast = values.cast(target, safe=True)
+    # Arrow's safe cast lets 2 become true, and 0.1 a shorter float.
+    if not _same(cast.cast(values.type), values):
+        raise pa.ArrowInvalid("values would change")
+    return cast
+
+
+def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
+    same = pc.equal(left, right)
+    if pa.types.is_floating(left.type):
+        same = pc.or_(same, pc.and_(pc.is_nan(left), pc.is_nan(right)))
+    return bool(pc.all(same).as_py())
 
 
 def _as_text(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Text of a value, which depends on that value alone: files may be split anywhere."""
     source = values.type
     if pa.types.is_timestamp(source):
-        instant = values.cast(pa.timestamp(source.unit))  # of an instant, its UTC wall clock
-        try:
-            return instant.cast(pa.timestamp("ms")).cast(pa.string())
-        except pa.ArrowInvalid:
-            return instant.cast(pa.timestamp("us")).cast(pa.string())
-    if _is_text(source) or pa.types.is_integer(source) or pa.types.is_date(source) or pa.types.is_decimal(source):
+        instant = values.cast(pa.timestamp("ms" if source.unit == "s" else source.unit))  # UTC's wall clock
+        # Milliseconds, and more digits only where there are some: such texts sort as the times do.
+        return pc.replace_substring_regex(instant.cast(pa.string()), r"(\.\d{3}(?:\d{3})*?)(?:000)+$", r"\1")
+    if _kind(source) in ("text", "number", "time") and not pa.types.is_floating(source):
         return values.cast(pa.string())
     raise FileRejectedError(f"column {name!r} is {source}, the contract says string")
 
 
 def _from_text(values: pa.ChunkedArray, target: pa.DataType, name: str) -> pa.ChunkedArray:
     if pa.types.is_timestamp(target):
-        return pc.assume_timezone(values.cast(pa.timestamp("us")), "UTC")
+        try:
+            return values.cast(pa.timestamp(target.unit)).cast(target)
+        except pa.ArrowInvalid:
+            return values.cast(target)  # with offsets
     parsed = values.cast(target)
-    if pa.types.is_integer(target) and not pc.all(pc.equal(parsed.cast(values.type), values)).as_py():
+    if (pa.types.is_integer(target) or pa.types.is_boolean(target)) and not _same(parsed.cast(values.type), values):
         raise FileRejectedError(f"column {name!r} has text such as '007', which is not a plain {target}")
     return parsed
 
 
-def _operation(found: pa.Table, columns: dict[str, str], contract: Contract, *, full_load: bool) -> pa.Array:
+def _operation(found: pa.Table, columns: dict[str, str], contract: Contract, *, full_load: bool) -> pa.ChunkedArray:
     if full_load:
-        return pa.repeat(pa.scalar("I"), found.num_rows)
+        return pa.chunked_array([pa.repeat(pa.scalar("I"), found.num_rows)])
     words = contract.operations
     name = columns.get(words.column.lower())
     if name is None:
         raise FileRejectedError(f"operation column {words.column!r} is missing; found {', '.join(found.column_names)}")
-    known = {
+    letters = {
         word.upper(): letter
         for letter, spelled in (("I", words.insert), ("U", words.update), ("D", words.delete))
         for word in spelled
     }
-    seen = [None if value is None else str(value).strip().upper() for value in found[name].to_pylist()]
-    unknown = sorted({str(value) for value in seen if value not in known})
-    if unknown:
-        row = next(row for row, value in enumerate(seen) if value not in known)
-        raise FileRejectedError(f"operation {unknown[0]!r} in row {row} is none of {', '.join(sorted(known))}")
-    return pa.array([known[value] for value in seen if value is not None], pa.string())
+    said = pc.utf8_upper(pc.utf8_trim_whitespace(cast_lossless(found[name], pa.string(), name)))
+    meant = pc.index_in(said, pa.array(letters.keys(), pa.string()))
+    if meant.null_count:
+        row = pc.index(pc.is_null(meant), pa.scalar(True)).as_py()
+        raise FileRejectedError(
+            f"operation {found[name][row].as_py()!r} in row {row} is none of {', '.join(sorted(letters))}"
+        )
+    return pc.take(pa.array(letters.values(), pa.string()), meant)
 
 
 def _check_keys(data: dict[str, pa.ChunkedArray | pa.Array], contract: Contract) -> None:
@@ -202,19 +221,23 @@ def _order(
     order: dict[str, pa.ChunkedArray | pa.Array] = {}
     for column, kind in kinds.items():
         name = column[1:]
-        leading = contract.order[0] == name
-        if position is not None and (fixed := getattr(position, name)) is not None:
+        fixed = getattr(position, name) if position else None
+        if fixed is not None or (position and name in contract.order):
             order[column] = pa.repeat(pa.scalar(fixed, kind), found.num_rows)
-        elif name.lower() in columns:
-            order[column] = cast_lossless(found[columns[name.lower()]], kind, name)
+        elif name in columns:
+            order[column] = cast_lossless(found[columns[name]], kind, name)
         else:
             order[column] = pa.nulls(found.num_rows, kind)
-        if leading and (missing := order[column].null_count):
-            raise FileRejectedError(
-                f"order column {name!r} is missing"
-                if missing == found.num_rows
-                else f"{missing} rows have a null {name}, which orders the changes"
-            )
+    leading = contract.order[0]
+    missing = order[f"_{leading}"].null_count
+    if position and missing:
+        raise FileRejectedError(
+            f"the full load's position has no {leading}, which orders the changes; give it one in a manifest"
+        )
+    if missing == found.num_rows > 0:
+        raise FileRejectedError(f"order column {leading!r} is missing")
+    if missing:
+        raise FileRejectedError(f"{missing} rows have a null {leading}, which orders the changes")
     return order
 
 
@@ -224,20 +247,36 @@ def _undeclared(found: pa.Table, columns: dict[str, str], contract: Contract) ->
     names = [name for lowered, name in columns.items() if lowered not in known]
     if names and contract.drift == "freeze":
         raise FileRejectedError(f"columns {', '.join(names)} are not declared, and the contract's drift is freeze")
-    if reserved := [name for name in names if name.startswith("_")]:
-        raise FileRejectedError(f"column {reserved[0]!r} begins with '_', which the lake keeps for itself")
-    return {name: _plain(found[name], name) for name in names}
+    for name in names:
+        if name.startswith("_"):
+            raise FileRejectedError(f"column {name!r} begins with '_', which the lake keeps for itself")
+        if not re.fullmatch(r"\w+", name):
+            raise FileRejectedError(
+                f"column {name!r} is not declared, and its name has more than letters, digits and '_'"
+            )
+    return {name: _plain(found[name], name) for name in names if not pa.types.is_null(found[name].type)}
 
 
 def _plain(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    kind = values.type
+    """An undeclared column, as one of the few types that the lake gives such columns."""
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if (target := _plain_type(kind)) is None:
+        raise FileRejectedError(f"column {name!r} is not declared, and {kind} is no type of the lake's columns")
+    return cast_lossless(values, target, name)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType | None:
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    if pa.types.is_decimal(kind):
+        return pa.decimal128(kind.precision, kind.scale) if kind.precision <= 38 else None
     if pa.types.is_timestamp(kind):
-        return cast_lossless(values, _INSTANT, name)
-    if pa.types.is_unsigned_integer(kind):
-        return cast_lossless(values, pa.int64(), name)
-    if _is_text(kind) or pa.types.is_null(kind) or pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
-        return cast_lossless(values, pa.string(), name)
-    return values
+        return _INSTANT
+    if pa.types.is_date(kind):
+        return pa.date32()
+    return {"text": pa.string(), "binary": pa.binary(), "boolean": pa.bool_()}.get(_kind(kind))
 
 
 def as_utc(value: datetime) -> datetime:

@@ -1,7 +1,7 @@
 """Which raw files there are: keys of the object store read as table, landing day and load.
 
-Layouts: `raw/<schema>/cdc/<table>/[yyyy/mm/dd/]...` and `raw/<schema>/full_load/<table>/[<load>/]...`. Objects
-whose name begins with `_` or `.` are markers, not data.
+Layouts: `raw/<schema>/cdc/<table>/[yyyy/mm/dd/]...` and `raw/<schema>/full_load/<table>/[<load>/]...`. What
+has `_` or `.` before its name, or before that of a folder on the way, is a marker or not finished: no data.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from upsell_assets.contracts import Contract
 from upsell_assets.lake.store import ObjectStore, StoredObject
 
 _DATED = re.compile(r"(?:^|/)(\d{4})/(\d{2})/(\d{2})/")
+_YEAR = re.compile(r"\d{4}")
 
 
 @dataclass(frozen=True)
@@ -60,33 +61,46 @@ EVER = Window()
 
 
 def landed(store: ObjectStore, contract: Contract, window: Window = EVER) -> list[LandedFile]:
-    """The files of a table that landed in the window, by key.
+    """The files of a table that landed in the window, by key."""
+    parts = [part for part in landed_parts(store, contract) if part.day in window]
+    return sorted([*landed_changes(store, contract, window), *parts], key=lambda file: file.key)
 
-    Of a closed window only the folders of its days are listed, and what has no dated folder: the flat layout, and
-    the full loads.
+
+def landed_changes(store: ObjectStore, contract: Contract, window: Window = EVER) -> list[LandedFile]:
+    """The change files of a table that landed in the window.
+
+    Of a closed window only the folders of its days are listed, and what lies in no folder of a year.
     """
-    found = [_landed(cdc_prefix(contract), entry) for entry in _cdc_objects(store, contract, window.days)]
-    prefix = full_load_prefix(contract)
-    found += [_landed(prefix, entry, full_load=True) for entry in store.list(prefix)]
-    return sorted((file for file in found if file and file.day in window), key=lambda file: file.key)
-
-
-def _cdc_objects(store: ObjectStore, contract: Contract, days: list[date] | None) -> Iterator[StoredObject]:
     prefix = cdc_prefix(contract)
+    files = (_landed(prefix, entry) for entry in _cdc_objects(store, prefix, window.days))
+    return [file for file in files if file and file.day in window]
+
+
+def landed_parts(store: ObjectStore, contract: Contract) -> list[LandedFile]:
+    """The files of a table's full loads, whenever they landed."""
+    prefix = full_load_prefix(contract)
+    return [file for entry in store.list(prefix) if (file := _landed(prefix, entry, full_load=True))]
+
+
+def _cdc_objects(store: ObjectStore, prefix: str, days: list[date] | None) -> Iterator[StoredObject]:
     if days is None:
         yield from store.list(prefix)
         return
     yield from store.list_level(prefix)
+    for folder in store.folders(prefix):
+        if not _YEAR.fullmatch(folder):
+            yield from store.list(f"{prefix}{folder}/")
     for day in days:
         yield from store.list(f"{prefix}{day:%Y/%m/%d}/")
 
 
 def _landed(prefix: str, entry: StoredObject, *, full_load: bool = False) -> LandedFile | None:
     rest = entry.key[len(prefix) :]
-    folder, _, name = rest.rpartition("/")
-    if name.startswith(("_", ".")):
+    if any(part.startswith(("_", ".")) for part in rest.split("/")):
         return None
-    return LandedFile(entry.key, entry.etag, entry.size, _day(rest, entry), folder if full_load else None)
+    return LandedFile(
+        entry.key, entry.etag, entry.size, _day(rest, entry), rest.rpartition("/")[0] if full_load else None
+    )
 
 
 def _day(rest: str, entry: StoredObject) -> date:

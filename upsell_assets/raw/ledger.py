@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("state", pa.string()),
         ("reason", pa.string()),
         ("load", pa.string()),
+        ("position", pa.string()),
         ("recorded_at", pa.timestamp("us", tz="UTC")),
     ]
 )
@@ -40,12 +41,17 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Record:
-    """What the ledger says of one version of one file."""
+    """What the ledger says of one version of one file; `position` is the one that a full load gave its rows."""
 
     file: LandedFile
     state: State
     rows: int = 0
     reason: str | None = None
+    position: str | None = None
+
+
+Records = dict[tuple[str, str], Record]
+"""The newest record of each file, by key and etag."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +66,33 @@ class Ledger:
         """The ledger's own table."""
         return f"raw.{self.contract.schema_name}._ledger"
 
-    def records(self, window: Window = EVER) -> dict[tuple[str, str], Record]:
+    def records(self, window: Window = EVER) -> Records:
         """The newest record of each file (key, etag) that landed in the window."""
-        if not self.lake.exists(self.name):
-            return {}
         wanted = pc.field("table") == self.contract.table
         if window.first is not None:
             wanted &= pc.field("day") >= window.first
         if window.last is not None:
             wanted &= pc.field("day") <= window.last
-        rows = self.lake.open(self.name).to_pyarrow_dataset().to_table(filter=wanted).sort_by("recorded_at")
+        return self._read(wanted)
+
+    def known(self, files: Iterable[LandedFile]) -> Records:
+        """The newest record of each of these files, and of what else landed on their days."""
+        days = {file.day for file in files}
+        return self._read((pc.field("table") == self.contract.table) & pc.field("day").isin(sorted(days)))
+
+    def _read(self, wanted: pc.Expression) -> Records:
+        if not self.lake.exists(self.name):
+            return {}
+        # Of two records of one moment the same one counts each time: that of the file taken in.
+        order = [("recorded_at", "ascending"), ("state", "descending")]
+        rows = self.lake.open(self.name).to_pyarrow_dataset().to_table(filter=wanted).sort_by(order)
         return {
             (row["key"], row["etag"]): Record(
                 LandedFile(row["key"], row["etag"], row["size"], row["day"], row["load"]),
                 row["state"],
                 row["rows"],
                 row["reason"],
+                row["position"],
             )
             for row in rows.to_pylist()
         }
@@ -94,6 +111,7 @@ class Ledger:
                 "state": record.state,
                 "reason": record.reason,
                 "load": record.file.load,
+                "position": record.position,
                 "recorded_at": now,
             }
             for record in records

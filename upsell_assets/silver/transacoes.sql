@@ -1,14 +1,15 @@
 -- Movements of points, with their time as a UTC instant; one row per idTransacao.
 -- A date is read where it is ISO of the years 1000 to 2999: a day, and after `T` or a blank hours and minutes,
 -- seconds, a fraction (cut at microseconds), then a zone (Z, UTC, GMT) or an offset up to 14 hours (+00, -0300,
--- +00:00, +0000 UTC, -0300 -03). Without a zone it is UTC; without a time it is midnight. Anything else, such as MySQL's
--- 0000-00-00 or a day that no calendar has, is null.
+-- +00:00, +0000 UTC, -0300 -03). Without a zone it is UTC; without a time it is midnight. Anything else, such as
+-- MySQL's 0000-00-00 or a day that no calendar has, is null.
 WITH trimmed AS (
     SELECT
         t.idTransaction,
         t.idCustomer,
         t.pointsTransaction,
-        UPPER(TRIM(t.dtTransaction)) AS texto
+        -- Blanks are named, and letters left as they are: the engines differ in what else they trim and fold.
+        TRIM(BOTH ' ' FROM t.dtTransaction) AS texto
     FROM bronze.upsell.transactions AS t
 ),
 
@@ -20,10 +21,10 @@ readable AS (
         CASE
             WHEN t.texto RLIKE CONCAT(
                 '^[12][0-9]{3}-[0-9]{2}-[0-9]{2}',
-                '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?',
-                '( ?(Z|UTC|GMT|[+-](0[0-9]|1[0-3])(:?[0-5][0-9])?|[+-]14(:?00)?)( ([A-Z]+|[+-][0-9]+))?)?',
-                -- Java's $ stands before a last line break too: with blanks allowed there, both engines agree.
-                ')?\\s*$'
+                '([Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?',
+                '( ?([Zz]|[Uu][Tt][Cc]|[Gg][Mm][Tt]|[+-](0[0-9]|1[0-3])(:?[0-5][0-9])?|[+-]14(:?00)?)',
+                -- Neither $ nor \s: what they stand for in Java is more than elsewhere.
+                '( ([A-Za-z]+|[+-][0-9]+))?)?)?[ \\t\\r\\n]*\\z'
             )
                 THEN t.texto
         END AS texto

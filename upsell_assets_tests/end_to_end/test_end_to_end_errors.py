@@ -58,6 +58,7 @@ def test_an_unknown_table_in_a_query_is_named_with_those_there_are(beside: UserL
 
     assert done.returncode == 1
     assert "bronze.upsell.nope: no such table" in one_line(done.stderr)
+    assert "There are: " in one_line(done.stderr)
 
 
 def test_a_query_that_is_no_select_is_refused(beside: UserLake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
@@ -118,6 +119,29 @@ def test_every_feature_has_a_value_somewhere(name: str) -> None:
     assert [column for column in rows.column_names if rows[column].null_count] == []
     products = [c for c in rows.column_names if c.endswith((*reference.PRODUCTS, "Listapresenca"))]
     assert [column for column in products if not pc.greater(rows[column], 0)[0].as_py()] == []
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_features_of_a_busy_season_equal_the_reference(name: str) -> None:
+    chance = random.Random(20181104)
+    changes = sorted(FIRST + timedelta(hours=chance.randrange(90 * 24)) for _ in range(60))
+    history = History(
+        [
+            Event(
+                customer=chance.choice(["ana", "ana", "bia", "caio", None]),
+                at=FIRST + timedelta(milliseconds=chance.randrange(90 * 86_400_000)),
+                points=chance.choice([None, *range(-9, 10)]),
+                products=tuple(chance.choices([*NAMES, None], k=chance.randrange(4))),
+            )
+            for _ in range(600)
+        ],
+        [State("ana", a, chance.choice([0, 1, None]), 1, b) for a, b in pairwise(changes) if a < b],
+    )
+    dtrefs = [FIRST.date() + timedelta(days=day) for day in range(1, 118, 4)]
+
+    actual = by_dt_ref(run(name, silver(history), dtrefs), "idCliente")
+
+    assert_same({day: actual.get(day, {}) for day in dtrefs}, {day: TABLES[name](history, day) for day in dtrefs})
 
 
 @settings(max_examples=30, deadline=None)

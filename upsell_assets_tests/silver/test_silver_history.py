@@ -114,6 +114,13 @@ def test_one_change_in_several_files_is_one_change_and_a_delete_wins() -> None:
     ]
 
 
+def test_one_change_of_two_times_is_one_change() -> None:
+    changes = [Change("I", 0, 1, seq="1"), Change("U", 5, 3, seq="2"), Change("U", 7, 2, seq="2", file="g")]
+
+    assert intervals(changes, modified_date_first=False) == [(0, 5, 1, None), (5, None, 3, None)]
+    assert intervals(changes) == [(0, 5, 1, None), (5, 7, 3, None), (7, None, 2, None)]
+
+
 def test_a_clock_that_steps_back_keeps_the_order_of_the_sequence() -> None:
     changes = [Change("I", 0, 1, seq="1"), Change("U", 9, 2, seq="2"), Change("U", 5, 3, seq="3")]
 

@@ -1,0 +1,43 @@
+"""The floors of bronze: the positions of ended full loads, one small Delta table beside each live table.
+
+What lies at or below the newest floor is settled: whatever comes late there is ignored (see `law`). A floor is
+written before its load is swept, and read after the live table was opened, so that no merge slips in between.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+from deltalake import write_deltalake
+
+from upsell_assets.contracts import Contract
+from upsell_assets.lake.tables import Lake, UnknownTableError
+from upsell_assets.raw.files import MODIFIED, SEQUENCE, Position, order_fields
+
+_RECORDED = pa.field("_recorded_at", pa.timestamp("us", tz="UTC"))
+
+
+def floors_name(contract: Contract) -> str:
+    """The table of a source table's floors."""
+    return f"bronze.{contract.schema_name}._{contract.table}_floors"
+
+
+def _schema(contract: Contract) -> pa.Schema:
+    return pa.schema([*order_fields(contract)[:2], _RECORDED])
+
+
+def write_floor(lake: Lake, contract: Contract, position: Position) -> None:
+    """Add a floor; a repeat changes nothing."""
+    row = {MODIFIED: position.modified_date, SEQUENCE: position.change_seq, _RECORDED.name: datetime.now(UTC)}
+    table = lake.open_or_create(floors_name(contract), _schema(contract))
+    # Appends never conflict with each other: the library's own retries are right here.
+    write_deltalake(table, pa.Table.from_pylist([row], _schema(contract)), mode="append")
+
+
+def read_floors(lake: Lake, contract: Contract) -> pa.Table:
+    """All floors of a table, in no order."""
+    try:
+        return lake.open(floors_name(contract)).to_pyarrow_dataset().to_table()
+    except UnknownTableError:
+        return _schema(contract).empty_table()
