@@ -17,6 +17,7 @@ import dagster as dg
 RETRY_CRON = "*/10 * * * *"
 
 Condition = dg.AutomationCondition[dg.AssetKey]
+AnyCondition = dg.AutomationCondition[dg.AssetKey | dg.AssetCheckKey]
 
 
 def on_change(of: dg.AssetKey | None = None) -> Condition:
@@ -39,7 +40,7 @@ def weekly(cron: str, zone: str) -> Condition:
     return (tick.with_label("tick") | _cold() | _again()) & _free()
 
 
-def _cold() -> Condition:
+def _cold() -> AnyCondition:
     ready = dg.AutomationCondition.all_deps_match(~dg.AutomationCondition.missing())
     condition = dg.AutomationCondition.missing() & ready & ~dg.AutomationCondition.execution_failed()
     return condition.with_label("cold")
@@ -50,6 +51,6 @@ def _again() -> Condition:
     return (dg.AutomationCondition.execution_failed() & tick).with_label("again")
 
 
-def _free() -> Condition:
+def _free() -> AnyCondition:
     condition = ~dg.AutomationCondition.in_progress() & ~dg.AutomationCondition.any_deps_in_progress()
     return condition.with_label("free")

@@ -74,9 +74,11 @@ def look(
 
 def _waiting(instance: DagsterInstance, lakehouse: Lakehouse) -> list[str]:
     found = ["changes in the database"] if _uncaptured(lakehouse) else []
-    for contract in lakehouse.contracts.values():
-        if count := waiting_files(lakehouse, contract):
-            found.append(f"{count} files of {contract.name}")
+    found += [
+        f"{count} files of {contract.name}"
+        for contract in lakehouse.contracts.values()
+        if (count := waiting_files(lakehouse, contract))
+    ]
     silver = silver_tables(lakehouse.contracts)
     for table in silver:
         try:
@@ -85,10 +87,9 @@ def _waiting(instance: DagsterInstance, lakehouse: Lakehouse) -> list[str]:
             behind = 1  # its source has not been made
         if behind:
             found.append(table.name)
-    for consumer in (*WINDOWS, SCORES) if silver else ():
-        if days := _not_followed(instance, consumer):
-            found.append(f"{days} days of {consumer}")
-    return found
+    consumers = (*WINDOWS, SCORES) if silver else ()
+    waiting = {consumer: _not_followed(instance, consumer) for consumer in consumers}
+    return found + [f"{days} days of {consumer}" for consumer, days in waiting.items() if days]
 
 
 def _uncaptured(lakehouse: Lakehouse) -> bool:
@@ -113,10 +114,10 @@ def _failed(instance: DagsterInstance, since: float) -> list[str]:
     failures = instance.get_run_records(
         RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, UTC)), limit=20
     )
-    return [_reason(instance, record.dagster_run) for record in failures if not _made_good(instance, record)]
+    return [_reason(instance, record.dagster_run) for record in failures if not made_good(instance, record)]
 
 
-def _made_good(instance: DagsterInstance, record: dg.RunRecord) -> bool:
+def made_good(instance: DagsterInstance, record: dg.RunRecord) -> bool:
     later = instance.get_run_records(
         RunsFilter(job_name=record.dagster_run.job_name, statuses=[DagsterRunStatus.SUCCESS]), limit=50
     )

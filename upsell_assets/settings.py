@@ -7,7 +7,7 @@ started, without `UPSELL_S3_ENDPOINT` and `UPSELL_S3_BUCKET` an own S3 server (s
 
 from __future__ import annotations
 
-from datetime import date  # noqa: TC003 (pydantic needs it at run time)
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     )
     recent_days: int = Field(3, ge=1, description="Landing days listed at each sensor tick.")
     sweep_minutes: int = Field(15, ge=1, description="Minutes between two listings of all other landing days.")
-    capture_seconds: int = Field(10, ge=1, description="Seconds between two looks of the capture sensor at the slot.")
-    sensor_seconds: int = Field(10, ge=1, description="Seconds between two looks of the landing sensor.")
+    capture_seconds: int = Field(5, ge=1, description="Seconds between two looks of the capture sensor at the slot.")
+    sensor_seconds: int = Field(5, ge=1, description="Seconds between two looks of the landing sensor.")
 
     training_grid: Literal["monday", "month"] = Field(
         "monday", description="dtRefs of the training set: every Monday, or the first of each month."

@@ -102,7 +102,12 @@ def _status(lakehouse: Lakehouse, name: str, lag: int | None = None, quarantined
     table = lakehouse.lake.open(name)
     actions = pa.table(table.get_add_actions(flatten=True))
     return TableStatus(
-        name, int(pc.sum(actions["num_records"]).as_py() or 0), table.version(), _newest(table, actions), lag, quarantined
+        name,
+        int(pc.sum(actions["num_records"]).as_py() or 0),
+        table.version(),
+        _newest(table, actions),
+        lag,
+        quarantined,
     )
 
 

@@ -130,7 +130,11 @@ def _first_load(running: Running, say: Say) -> None:
     role = CAPTURE_ROLE if running.owner_dsn else None
     with connect(owner) as connection:
         prepare(
-            connection, lakehouse.contracts, name=settings.capture_name, schema=settings.source_schema, capture_role=role
+            connection,
+            lakehouse.contracts,
+            name=settings.capture_name,
+            schema=settings.source_schema,
+            capture_role=role,
         )
     capture = Capture(
         settings.source_dsn.get_secret_value(),
@@ -167,6 +171,8 @@ def _with_calendar(running: Running) -> Running:
 
 
 def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say) -> str:
+    from upsell_assets.resume import launch_again, unfinished_runs
+
     home = running.settings.home / "dagster"
     home.mkdir(exist_ok=True)
     shutil.copyfile(ROOT / "dagster.yaml", home / "dagster.yaml")
@@ -178,7 +184,7 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
         yaml.safe_dump({"load_from": [{"grpc_server": {"host": "127.0.0.1", "port": grpc, "location_name": "upsell"}}]})
     )
     bin_folder = Path(sys.executable).parent
-    _end_interrupted_runs(home)
+    unfinished = unfinished_runs(home)
     say("dagster: starting the code location, the daemon and the web interface")
     supervisor.start(
         "code",
@@ -194,18 +200,11 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
         [bin_folder / "dagster-webserver", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)],
         env=environment,
     )
-    return f"http://127.0.0.1:{port}"
-
-
-def _end_interrupted_runs(home: Path) -> None:
-    """Runs of a lake that was stopped would count as under way for ever, and hold back their assets."""
-    import dagster as dg
-
-    from upsell_assets.outlook import UNDER_WAY
-
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
-            instance.report_run_failed(run, message="the lake was stopped while this run was under way")
+    url = f"http://127.0.0.1:{port}"
+    if unfinished:
+        launch_again(url, unfinished)
+        say(f"dagster: launched again {len(unfinished)} runs that were not finished")
+    return url
 
 
 @contextmanager
@@ -234,9 +233,7 @@ def _live_activity(running: Running, say: Say, *, on: bool) -> Iterator[None]:
         thread.join(10)
 
 
-def _watch(
-    supervisor: Supervisor, running: Running, options: Options, url: str, started: float, say: Say
-) -> None:
+def _watch(supervisor: Supervisor, running: Running, options: Options, url: str, started: float, say: Say) -> None:
     """Say how the graph fills; with `once` until it is settled, else until somebody asks to stop."""
     import dagster as dg
 
@@ -246,9 +243,10 @@ def _watch(
     lakehouse = Lakehouse(running.settings)
     assets = sorted(build_defs(running.settings).resolve_asset_graph().executable_asset_keys)
     last, since = "", time.time()
+    began = since
     with dg.DagsterInstance.from_config(str(running.settings.home / "dagster")) as instance:
         while not supervisor.wait(LOOK_SECONDS):
-            view = look(instance, lakehouse, assets, started, closely=options.once)
+            view = look(instance, lakehouse, assets, began, closely=options.once)
             if (line := describe(view)) != last:
                 say(line)
                 last, since = line, time.time()

@@ -13,7 +13,7 @@ from upsell_assets.bronze.ingest import Ingested, ingest
 from upsell_assets.bronze.merge import table_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.lake.metadata import definition_metadata, table_metadata
+from upsell_assets.lake.metadata import Made, Metadata, definition_metadata, table_metadata
 from upsell_assets.partitions import first_day, landing_days
 from upsell_assets.raw.assets import raw_key
 from upsell_assets.raw.landing import Window
@@ -49,18 +49,20 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
             )
         ],
     )
-    def bronze(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def bronze(context: dg.AssetExecutionContext) -> Made:
         days = context.partition_key_range
         first = date.fromisoformat(days.start)
         window = Window(None if first == first_day(calendar) else first, date.fromisoformat(days.end))
         done = ingest(lakehouse.store, lakehouse.lake, contract, window, progress=context.log.info)
-        return dg.MaterializeResult(metadata=_metadata(lakehouse, contract, done), check_results=[_check(lakehouse, contract)])
+        return dg.MaterializeResult(
+            metadata=_metadata(lakehouse, contract, done), check_results=[_check(lakehouse, contract)]
+        )
 
     return bronze
 
 
-def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested) -> dict[str, object]:
-    taken: dict[str, object] = {
+def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested) -> Metadata:
+    taken: Metadata = {
         "files": done.files,
         "changes": done.rows,
         "rows_written": done.upserts,

@@ -39,7 +39,7 @@ def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
             raise dg.Failure("capture: UPSELL_SOURCE_DSN is not set. Set it, or drop files into raw yourself.")
         capture.ensure_full_load()
         drained = capture.drain()
-        context.log.info(f"changes: {drained.changes}, position {drained.position}")
+        context.log.info("changes: %s, position %s", drained.changes, drained.position)
         context.add_output_metadata(
             {"changes": drained.changes, "files": len(drained.files), "position": drained.position}
         )

@@ -8,6 +8,7 @@ event log: a materialization is a claim about the object store, not the object s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import dagster as dg
 import pyarrow as pa
@@ -21,7 +22,7 @@ from upsell_assets.lake.metadata import table_metadata
 PARTITION_COLUMN = "partition_expr"
 """Metadata key under which an asset names the column that its partitions are (Dagster's own convention)."""
 
-Rows = Query | pa.Table | pa.RecordBatchReader
+Rows: TypeAlias = Query | pa.Table | pa.RecordBatchReader
 
 
 class DeltaIOManager(dg.IOManager):

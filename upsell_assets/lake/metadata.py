@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import dagster as dg
 import pyarrow as pa
@@ -12,17 +13,25 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.sql import SqlFile, lineage
 from upsell_assets.lake.tables import UnknownTableError
 
-def definition_metadata(lakehouse: Lakehouse, name: str) -> dict[str, object]:
+Metadata: TypeAlias = dict[str, str | int | dg.TableSchema | dg.TableColumnLineage]
+
+if TYPE_CHECKING:
+    Made: TypeAlias = dg.MaterializeResult[None]
+else:
+    Made = dg.MaterializeResult  # which Dagster does not recognize with a parameter
+
+
+def definition_metadata(lakehouse: Lakehouse, name: str) -> dict[str, str]:
     """What is known of a table before it is made; under Storage Dagster shows only this."""
     return {"dagster/table_name": name, "dagster/uri": lakehouse.store.uri(name.replace(".", "/"))}
 
 
 def table_metadata(
     lakehouse: Lakehouse, table: DeltaTable, sql: SqlFile | None = None, descriptions: Mapping[str, str] | None = None
-) -> dict[str, object]:
+) -> Metadata:
     """What is known of a table once it is committed: all its rows, version, columns and where they come from."""
     described = {**(sql.columns if sql else {}), **(descriptions or {})}
-    metadata: dict[str, object] = {
+    metadata: Metadata = {
         "dagster/row_count": row_count(table),
         "delta_version": table.version(),
         "dagster/column_schema": _columns(pa.schema(table.schema().to_arrow()), described),

@@ -13,7 +13,7 @@ import pyarrow as pa
 from upsell_assets.automation import once_ready, weekly
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.lake.metadata import definition_metadata, table_metadata
+from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
 from upsell_assets.model.joined import EVENTS, FEATURE_TABLES, pins, read_features, read_labelled
 from upsell_assets.model.training_set import grid, sample
 from upsell_assets.partitions import dtrefs
@@ -54,7 +54,7 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
             )
         ],
     )
-    def churn(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def churn(context: dg.AssetExecutionContext) -> Made:
         from upsell_assets.model.evaluation import reliability_plot
         from upsell_assets.model.registry import Origin, Registry
         from upsell_assets.model.training import train
@@ -64,7 +64,7 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         versions = pins(lakehouse.lake, label=True)
         rows = read_labelled(lakehouse.lake, lakehouse.engine, _training_days(lakehouse, now), versions, now)
         sampled = sample(rows, settings.training_rows_per_customer, settings.seed)
-        context.log.info(f"training on {sampled.num_rows:,} of {rows.num_rows:,} rows")
+        context.log.info("training on %d of %d rows", sampled.num_rows, rows.num_rows)
         trained = train(sampled, seed=settings.seed)
         origin = Origin(versions, settings.training_grid, settings.training_rows_per_customer)
         number = Registry(lakehouse.store).register(trained, sampled, origin)
@@ -96,15 +96,16 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
 
 def _training_days(lakehouse: Lakehouse, now: datetime) -> list[date]:
     days = event_days(lakehouse.lake, now)
-    first = days and max(days.first + timedelta(1), lakehouse.settings.first_day or date.min)
-    last = days and days.newest - LABEL_WINDOW
-    if first is None or last is None or last < first:
+    every: list[date] = []
+    if days is not None:
+        first = max(days.first + timedelta(1), lakehouse.settings.first_day or date.min)
+        every = [first + timedelta(number) for number in range((days.newest - LABEL_WINDOW - first).days + 1)]
+    if not every:
         raise PermanentError(
             "model.upsell.churn: no dtRef has a mature label yet: that takes 28 days of events after the day that "
             "follows the first one. Nothing was registered; it trains by itself once the data reaches that far."
         )
-    every = [first + timedelta(number) for number in range((last - first).days + 1)]
-    return grid(first, last, lakehouse.settings.training_grid) or every
+    return grid(every[0], every[-1], lakehouse.settings.training_grid) or every
 
 
 def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
@@ -120,7 +121,7 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         pool=SCORES,
         metadata=definition_metadata(lakehouse, SCORES),
     )
-    def models(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def models(context: dg.AssetExecutionContext) -> Made:
         from upsell_assets.model.registry import Registry
         from upsell_assets.model.scoring import histogram, score
 
@@ -132,7 +133,7 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         day = date.fromisoformat(context.partition_key)
         served = read_features(lakehouse.lake, lakehouse.engine, [day], versions)
         scores = score(registry.load(latest.number), served)
-        partitions = {"descModelName": [registry.name], "dtRef": [day]}
+        partitions: dict[str, list[date | str]] = {"descModelName": [registry.name], "dtRef": [day]}
         # As served first: a score without the features that it was made from must not exist.
         lakehouse.lake.replace(
             SERVED, _as_served(served, registry.name, latest.number).to_reader(), partitions=partitions

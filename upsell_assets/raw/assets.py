@@ -65,8 +65,8 @@ def landing_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
             seen = cursor["seen"].setdefault(contract.table, {})
             changed = {day: digest for day, digest in _digests(files).items() if seen.get(day) != digest}
             seen |= changed
-            for partition in sorted({_partition(day, calendar) for day in changed}):
-                events.append(_landed_event(contract, partition, seen, files, calendar))
+            partitions = sorted({_partition(day, calendar) for day in changed})
+            events += [_landed_event(contract, partition, seen, files, calendar) for partition in partitions]
         cursor = {"swept": (now if sweep else swept or now).isoformat(), "seen": cursor["seen"]}
         if not events:
             context.update_cursor(json.dumps(cursor))

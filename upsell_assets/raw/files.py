@@ -147,8 +147,12 @@ def _kind(kind: pa.DataType) -> str:
 
 
 def _back_and_forth(values: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
-    cast = values.cast(target, safe=True)
-    # Arrow's safe cast lets 2 become true, and 0.1 a shorter float.
+    if pa.types.is_integer(target):
+        return values.cast(target)
+    if pa.types.is_integer(values.type) and pa.types.is_decimal(target):
+        values = values.cast(pa.decimal128(38, target.scale))
+    cast = values.cast(target)
+    # Arrow's safe cast, exact for integers, lets 2 become true, and 0.1 a shorter float.
     if not _same(cast.cast(values.type), values):
         raise pa.ArrowInvalid("values would change")
     return cast

@@ -12,7 +12,7 @@ import dagster as dg
 
 from upsell_assets.automation import on_change
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.lake.metadata import definition_metadata, table_metadata
+from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
 from upsell_assets.partitions import DEFAULT_START, dtrefs
 from upsell_assets.silver import events
 from upsell_assets.silver.refresh import Difference, SilverTable, refresh
@@ -66,21 +66,20 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable) -> dg.AssetsDefiniti
         pool=POOL,
         metadata=definition_metadata(lakehouse, table.name),
     )
-    def silver(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def silver(context: dg.AssetExecutionContext) -> Made:
         now = datetime.now(UTC)
 
         def report(change: Difference) -> None:
-            for event in touched_events(_touched_by(lakehouse, table, change, now), f"{context.run_id}"):
+            for event in touched_events(_touched_by(lakehouse, table, change, now), context.run_id):
                 context.log_event(event)
 
         done = refresh(lakehouse.lake, lakehouse.engine, table, report)
-        version = lakehouse.lake.open(table.name)
         return dg.MaterializeResult(
             metadata={
                 "rows_written": done.upserts,
                 "rows_deleted": done.deletes,
                 "made_from": done.sources,
-                **table_metadata(lakehouse, version, table.sql),
+                **table_metadata(lakehouse, lakehouse.lake.open(table.name), table.sql),
             }
         )
 

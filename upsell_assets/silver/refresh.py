@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 
 from upsell_assets.bronze.law import newer, newest_per_key, order_terms, quote
 from upsell_assets.bronze.merge import VERSION, changes_name, table_name, tombstones_name
@@ -100,18 +100,29 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     known = {name: target.transaction_version(name) for name in (*sources, CODE)} if target else {}
     if target and known == {**sources, CODE: code}:
         return Refreshed(version=target.version(), sources=sources)
-    # Another query means other rows everywhere: start from nothing known, compare with everything there is.
-    since = {name: known.get(name) for name in sources} if known.get(CODE) == code else dict.fromkeys(sources)
+    since = _since(known, sources) if known.get(CODE) == code else None
     with connect() as connection:
         rows, keys = _touched(connection, lake, table, since, sources)
         new = engine.run(_query(table, rows, sources)).read_all()
-        if target is None:
-            target = lake.open_or_create(table.name, new.schema)
         difference = _difference(connection, table, target, new, keys)
     if before_commit and (difference.old.num_rows or difference.new.num_rows):
         before_commit(difference)
-    upserts, deletes = _commit(target, table, difference, {**sources, CODE: code})
-    return Refreshed(upserts, deletes, target.version(), sources)
+    if target is None:
+        target = lake.open_or_create(table.name, new.schema)
+    gone = _gone(table, difference)
+    properties = commit_properties({**sources, CODE: code})
+    if since is None and _types(target) != _types(new):
+        # Only another query has other columns: all rows are written anew.
+        write_deltalake(target, new, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
+    else:
+        _commit(target, table, difference, gone, properties)
+    return Refreshed(difference.new.num_rows, gone.num_rows, target.version(), sources)
+
+
+def _since(known: dict[str, int | None], sources: dict[str, int]) -> dict[str, int] | None:
+    """The versions taken in already; None: start from nothing, since a source was made anew or never read."""
+    taken = {name: at for name, version in sources.items() if (at := known[name]) is not None and at <= version}
+    return taken if len(taken) == len(sources) else None
 
 
 def _source_versions(lake: Lake, table: SilverTable) -> dict[str, int]:
@@ -138,10 +149,13 @@ def _touched(
     connection: duckdb.DuckDBPyConnection,
     lake: Lake,
     table: SilverTable,
-    since: dict[str, int | None],
+    since: dict[str, int] | None,
     sources: dict[str, int],
 ) -> tuple[pa.Table | None, pa.Table | None]:
-    """The source rows of the touched keys as they now stand, and the keys; None, None where all are touched."""
+    """The source rows of the touched keys as they now stand, and the keys.
+
+    No keys: the rows are all there are. Neither rows nor keys: the table is made from silver, whole.
+    """
     contract = table.contract
     if contract is None:
         return None, None
@@ -149,15 +163,15 @@ def _touched(
         connection.register(f"source_{number}", lake.open(name, version).to_pyarrow_dataset())
     key = quote(table.source_key)
     news = " UNION ".join(
-        f"SELECT {key} FROM source_{number} WHERE {VERSION} > {-1 if at is None else at}"
-        for number, at in enumerate(since.values())
+        f"SELECT {key} FROM source_{number} WHERE {VERSION} > {since[name] if since else -1}"
+        for number, name in enumerate(sources)
     )
     connection.execute(f"CREATE TEMP TABLE touched AS SELECT DISTINCT {key} FROM ({news})")
     if table.from_changes:
         rows = f"SELECT * FROM source_0 SEMI JOIN touched USING ({key})"
     else:
         rows = _current_rows(connection, contract, key)
-    keys = connection.sql(f"SELECT {key} AS {quote(table.key[0])} FROM touched").to_arrow_table()
+    keys = connection.sql(f"SELECT {key} AS {quote(table.key[0])} FROM touched").to_arrow_table() if since else None
     return connection.sql(rows).to_arrow_table(), keys
 
 
@@ -175,49 +189,63 @@ def _current_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, key
 
 
 def _difference(
-    connection: duckdb.DuckDBPyConnection, table: SilverTable, target: DeltaTable, new: pa.Table, keys: pa.Table | None
+    connection: duckdb.DuckDBPyConnection,
+    table: SilverTable,
+    target: DeltaTable | None,
+    new: pa.Table,
+    keys: pa.Table | None,
 ) -> Difference:
+    """How the rows of these keys, or all rows, differ from those that the table holds."""
+    if target is None:
+        return Difference(new.schema.empty_table(), new)
     connection.register("new", new)
-    held = {field.name for field in target.schema().fields}
-    missing = "".join(f", NULL AS {quote(name)}" for name in new.column_names if name not in held)
-    connection.register("held_rows", target.to_pyarrow_dataset())
-    connection.execute(f"CREATE TEMP VIEW held AS SELECT *{missing} FROM held_rows")
-    first = quote(table.key[0])
-    if keys is None:
-        connection.execute("CREATE TEMP TABLE old AS SELECT * FROM held")
-    else:
+    connection.register("held", target.to_pyarrow_dataset())
+    of_keys = ""
+    if keys is not None:
         connection.register("silver_keys", keys)
-        connection.execute(f"CREATE TEMP TABLE old AS SELECT * FROM held SEMI JOIN silver_keys USING ({first})")
-    columns = ", ".join(quote(name) for name in new.column_names)
+        of_keys = f"SEMI JOIN silver_keys USING ({quote(table.key[0])})"
+    # A column that the table does not have yet, or has in another type, is null in what it holds.
+    held = _types(target)
+    columns = ", ".join(
+        quote(name) if held.get(name) == kind else f"NULL AS {quote(name)}" for name, kind in _types(new).items()
+    )
+    connection.execute("CREATE TEMP TABLE old AS FROM new WHERE false")
+    connection.execute(f"INSERT INTO old SELECT {columns} FROM held {of_keys}")
     return Difference(
-        connection.sql(f"SELECT {columns} FROM old EXCEPT SELECT {columns} FROM new").to_arrow_table(),
-        connection.sql(f"SELECT {columns} FROM new EXCEPT SELECT {columns} FROM old").to_arrow_table(),
+        connection.sql("FROM old EXCEPT FROM new").to_arrow_table(),
+        connection.sql("FROM new EXCEPT FROM old").to_arrow_table(),
     )
 
 
-def _commit(
-    target: DeltaTable, table: SilverTable, difference: Difference, watermarks: dict[str, int]
-) -> tuple[int, int]:
-    properties = commit_properties(watermarks)
-    new = difference.new
+def _types(rows: DeltaTable | pa.Table) -> dict[str, str]:
+    schema = rows.schema() if isinstance(rows, DeltaTable) else Schema.from_arrow(rows.schema)
+    return {field.name: str(field.type) for field in schema.fields}
+
+
+def _gone(table: SilverTable, difference: Difference) -> pa.Table:
+    """The old rows whose keys have no row any more."""
+    keys = ", ".join(quote(name) for name in table.key)
     with connect() as connection:
         connection.register("old", difference.old)
-        connection.register("new", new)
-        names = ", ".join(quote(name) for name in table.key)
-        gone = connection.sql(f"SELECT * FROM old ANTI JOIN new USING ({names})").to_arrow_table()
+        connection.register("new", difference.new)
+        return connection.sql(f"SELECT * FROM old ANTI JOIN new USING ({keys})").to_arrow_table()
+
+
+def _commit(
+    target: DeltaTable, table: SilverTable, difference: Difference, gone: pa.Table, properties: CommitProperties
+) -> None:
+    new = difference.new
     if difference.old.num_rows == 0:
         # Also where nothing changed: the versions that were looked at are written down.
-        write_deltalake(target, new, mode="append", schema_mode="merge", commit_properties=properties)
-        return new.num_rows, 0
-    staged = pa.concat_tables([_marked(new, deleted=False), _marked(gone, deleted=True)])
+        write_deltalake(target, new, mode="append", commit_properties=properties)
+        return
     columns = {quote(name): f"s.{quote(name)}" for name in new.column_names}
     (
         target.merge(
-            staged,
+            pa.concat_tables([_marked(new, deleted=False), _marked(gone, deleted=True)]),
             predicate=" AND ".join(f"s.{quote(name)} = t.{quote(name)}" for name in table.key),
             source_alias="s",
             target_alias="t",
-            merge_schema=True,
             streamed_exec=False,
             commit_properties=properties,
         )
@@ -226,7 +254,6 @@ def _commit(
         .when_not_matched_insert(columns)
         .execute()
     )
-    return new.num_rows, gone.num_rows
 
 
 def _marked(rows: pa.Table, *, deleted: bool) -> pa.Table:

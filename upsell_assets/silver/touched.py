@@ -50,8 +50,10 @@ class Existing:
 
 
 def existing(consumer: str, days: EventDays | None, today: date, first_day: date | None) -> Existing | None:
-    """Which dtRefs a consumer has: features from the day after the first event to the day after the newest one,
-    at most today; gold from the first event's day to the newest's. None where there is none.
+    """Which dtRefs a consumer has, today at most; None where it has none.
+
+    Features: from the day after the first event to the day after the newest one. Gold: from the first event's day
+    to the newest's.
     """
     if days is None:
         return None
@@ -76,23 +78,22 @@ def touched(
             of changed product lines.
         flag_since: the earliest local day from which some customer's e-mail flag differs, if one does.
         before: the days with events before the change.
-        after: the same after it; dtRefs that begin to exist are touched too.
+        after: the same after it; dtRefs that begin or cease to exist are touched too.
         today: the local day of now.
         first_day: the first dtRef that has a partition.
     """
     days = sorted(set(changed))
     result: Touched = {}
     for consumer, (nearest, farthest) in WINDOWS.items():
-        exists = existing(consumer, after, today, first_day)
-        if exists is None:
-            continue
-        wanted: set[date] = set()
-        for day in days if farthest is not LIFETIME else days[:1]:
-            last = exists.last if farthest is LIFETIME else min(day + timedelta(farthest), exists.last)
-            wanted |= _span(max(day + timedelta(nearest), exists.first), last)
-        if consumer == FLAG_CONSUMER and flag_since is not None:
-            wanted |= _span(max(flag_since, exists.first), exists.last)
-        wanted |= new_dtrefs(exists, existing(consumer, before, today, first_day))
+        existed, exists = (existing(consumer, known, today, first_day) for known in (before, after))
+        # Those that cease to exist are asked for too: their rows must go.
+        wanted = _all(existed) ^ _all(exists)
+        if exists:
+            for day in days if farthest is not LIFETIME else days[:1]:
+                last = exists.last if farthest is LIFETIME else min(day + timedelta(farthest), exists.last)
+                wanted |= _span(max(day + timedelta(nearest), exists.first), last)
+            if consumer == FLAG_CONSUMER and flag_since is not None:
+                wanted |= _span(max(flag_since, exists.first), exists.last)
         if wanted:
             result[consumer] = wanted
     return result | begun(before, after, today, today, first_day, consumers=(SCORES,))
@@ -110,7 +111,7 @@ def begun(
     result: Touched = {}
     for consumer in consumers:
         exists = existing(consumer, after, today, first_day)
-        new = new_dtrefs(exists, existing(consumer, before, yesterday, first_day)) if exists else set()
+        new = _all(exists) - _all(existing(consumer, before, yesterday, first_day))
         if consumer == SCORES and exists:
             new &= {exists.last}
         if new:
@@ -118,10 +119,8 @@ def begun(
     return result
 
 
-def new_dtrefs(exists: Existing, existed: Existing | None) -> set[date]:
-    """The dtRefs of a consumer that did not exist before."""
-    every = _span(exists.first, exists.last)
-    return every - _span(existed.first, existed.last) if existed else every
+def _all(dtrefs: Existing | None) -> set[date]:
+    return _span(dtrefs.first, dtrefs.last) if dtrefs else set()
 
 
 def _span(first: date, last: date) -> set[date]:

@@ -10,8 +10,8 @@ from itertools import product
 from typing import Any
 
 import pyarrow as pa
-from oracle import Change, Expected, Key, Law, Load
 from hypothesis import strategies as st
+from oracle import Change, Expected, Key, Law, Load
 
 from upsell_assets.contracts import Contract
 from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE, Position, change_schema

@@ -18,11 +18,8 @@ from upsell_assets.bronze.law import (
     below_floor,
     canonical_text,
     judged,
-    newer,
     newest_floor,
     newest_per_key,
-    order_terms,
-    position_terms,
     quote,
     same_key,
 )
@@ -94,8 +91,7 @@ def replay(of: Contract, history: History) -> Any:
     return memory.holds()
 
 
-@pytest.mark.parametrize("name", CONTRACTS)
-@given(data=st.data())
+@given(name=st.sampled_from(list(CONTRACTS)), data=st.data())
 @PROOF
 def test_any_arrival_of_a_history_gives_what_the_oracle_says(name: str, data: st.DataObject) -> None:
     of = CONTRACTS[name]
@@ -166,9 +162,7 @@ def test_greatest_row_wins_at_equal_order(flip: Callable[[list[Change]], list[Ch
 def test_file_and_row_decide_where_change_seq_is_missing(flip: Callable[[list[Change]], list[Change]]) -> None:
     rows = flip([change("U", 1, file="a", row=7), change("D", 1, file="b", row=3), change("U", 1, file="b", row=4)])
 
-    assert list(after(*([row] for row in rows)).places.values()) == [
-        (START + timedelta(hours=1), False, False, "b", 4)
-    ]
+    assert list(after(*([row] for row in rows)).places.values()) == [(START + timedelta(hours=1), False, False, "b", 4)]
 
 
 def test_end_of_a_load_deletes_what_is_not_in_it() -> None:
@@ -261,10 +255,7 @@ def test_a_change_seq_may_be_of_any_type(kind: str) -> None:
     of = contract(["modified_date", "change_seq"], kind)
     with connect() as duck:
         duck.register("empty", change_schema(of).empty_table())
-        terms = ", ".join(position_terms(of, "e"))
-
-        assert duck.sql(f"SELECT {terms} FROM empty AS e").fetchall() == []
         assert duck.sql(newest_per_key(of, "empty", list(of.columns))).fetchall() == []
-        assert newer(order_terms(of, "e", ()), order_terms(of, "e", ())) in (
-            f"({newer(order_terms(of, 'e', ()), order_terms(of, 'e', ()))})"
-        )
+
+        duck.execute("CREATE VIEW floors AS FROM empty")
+        assert duck.sql(newest_floor(of)).fetchall() == []

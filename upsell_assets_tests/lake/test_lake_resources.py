@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pytest
 
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.resources import delta_table_resource, s3_resource
@@ -16,6 +17,7 @@ def test_s3_resource_reaches_the_bucket(lakehouse: Lakehouse) -> None:
     assert client.get_object(Bucket=lakehouse.store.bucket, Key="raw/shop/note.txt")["Body"].read() == b"hello"
 
 
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # dagster-deltalake's own calls
 def test_delta_table_resource_reads_a_table_at_a_pinned_version(lakehouse: Lakehouse) -> None:
     for number in (1, 2):
         lakehouse.lake.replace("gold.shop.report", pa.table({"n": [number]}).to_reader(), partitions={})

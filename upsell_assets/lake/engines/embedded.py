@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
@@ -22,7 +22,7 @@ class EmbeddedEngine:
     """One lake, one in-memory DuckDB connection per query."""
 
     lake: Lake
-    capabilities: Capabilities = Capabilities(writes=True)
+    capabilities: Capabilities = field(default=Capabilities(writes=True), init=False)
 
     def run(self, query: Query) -> pa.RecordBatchReader:
         """See `Engine.run`."""
@@ -49,5 +49,7 @@ class EmbeddedEngine:
 def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     try:
         yield from reader
+    except OSError as error:  # what a row far down makes of the query
+        raise PermanentError(f"the query was refused: {error}") from error
     finally:
         connection.close()

@@ -29,7 +29,6 @@ from upsell_assets.lake.sql import bind, source_tables, to_spark
 from upsell_assets.lake.tables import Lake
 
 if TYPE_CHECKING:
-    from dagster_pyspark import LazyPySparkResource
     from pyspark.sql import DataFrame, SparkSession
 
     from upsell_assets.lake.store import ObjectStore
@@ -57,7 +56,7 @@ class SparkEngine:
     config: dict[str, str]
     read_options: dict[str, str] = field(repr=False)
     capabilities: Capabilities = field(default=Capabilities(writes=False), init=False)
-    _resource: LazyPySparkResource | None = field(default=None, init=False, repr=False)
+    _session: SparkSession | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, store: ObjectStore) -> SparkEngine:
@@ -74,15 +73,14 @@ class SparkEngine:
         from dagster_pyspark import LazyPySparkResource
         from pyspark.errors import PySparkException
 
-        if self._resource is None:
+        if self._session is None:
             # Spark says so wherever pandas 3 is installed, whether or not it is used; here it is not.
             warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
-            self._resource = LazyPySparkResource(spark_config=self.config)
-        try:
-            session: SparkSession = self._resource.spark_session
-        except PySparkException as error:
-            raise PermanentError(_why_it_did_not_start(self.config)) from error
-        return session
+            try:
+                self._session = LazyPySparkResource(spark_config=self.config).spark_session
+            except PySparkException as error:
+                raise PermanentError(_why_it_did_not_start(self.config)) from error
+        return self._session
 
     def run(self, query: Query) -> pa.RecordBatchReader:
         """See `Engine.run`; the query has run to its end when this returns, so that its errors come from here."""
@@ -105,9 +103,9 @@ class SparkEngine:
 
     def close(self) -> None:
         """Stop the session; the next query starts another."""
-        if self._resource is not None:
-            self.session.stop()
-            self._resource = None
+        if self._session is not None:
+            self._session.stop()
+            self._session = None
 
     def _table(self, session: SparkSession, name: str, version: int) -> DataFrame:
         reader = session.read.format("delta").options(**self.read_options).option("versionAsOf", version)

@@ -1,0 +1,97 @@
+"""What Dagster's daemons do, one step at a time and in this process: tick sensors, evaluate conditions, run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import dagster as dg
+from dagster import AssetKey
+
+from upsell_assets.definitions import build_defs
+from upsell_assets.lake.lakehouse import Lakehouse
+
+Requested = dict[AssetKey, set[str | None]]
+
+
+@dataclass
+class Daemon:
+    """One lake's code location on an instance of its own; `requests` keeps what each tick asked for."""
+
+    lakehouse: Lakehouse
+    instance: dg.DagsterInstance
+    requests: list[Requested] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.defs = build_defs(self.lakehouse.settings)
+        self.graph = self.defs.resolve_asset_graph()
+        self._cursor: object = None
+        self._cursors: dict[str, str | None] = defaultdict(lambda: None)
+
+    def sense(self, name: str) -> list[dg.AssetMaterialization]:
+        """Tick a sensor and record what it reports, as the sensor daemon does."""
+        sensor = self.defs.get_sensor_def(name)
+        context = dg.build_sensor_context(self.instance, cursor=self._cursors[name])
+        data = sensor.evaluate_tick(context)
+        self._cursors[name] = data.cursor
+        for event in data.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return [event for event in data.asset_events if isinstance(event, dg.AssetMaterialization)]
+
+    def evaluate(self) -> Requested:
+        """What the conditions ask for now."""
+        result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self._cursor)
+        self._cursor = result.cursor
+        keys = self.graph.materializable_asset_keys
+        found = {key: set(result.get_requested_partitions(key)) for key in keys}
+        asked = {key: partitions for key, partitions in found.items() if partitions}
+        self.requests.append(asked)
+        return asked
+
+    def run(self, asked: Requested) -> None:
+        """Run what was asked for: assets of the same partitions together, a range of days in one run."""
+        together: dict[tuple[str | None, ...], list[AssetKey]] = defaultdict(list)
+        for key in self.graph.toposorted_asset_keys:
+            if key in asked:
+                for days in self._ranges(key, asked[key]):
+                    together[days].append(key)
+        for days, keys in together.items():
+            assert self.materialize(keys, *days).success
+
+    def settle(self, at_most: int = 20) -> None:
+        """Tick until nothing is asked for."""
+        for _ in range(at_most):
+            asked = self.evaluate()
+            if not asked:
+                return
+            self.run(asked)
+        raise AssertionError(f"still asked for after {at_most} ticks: {asked}")
+
+    def materialize(
+        self, keys: list[AssetKey], first: str | None = None, last: str | None = None, *, raise_on_error: bool = True
+    ) -> dg.ExecuteInProcessResult:
+        """One run of some assets, for a day or for a range of days."""
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        single = first if first and (last or first) == first else None
+        return dg.materialize(
+            [*self.defs.assets],
+            instance=self.instance,
+            resources=self.defs.resources,
+            selection=keys,
+            partition_key=single,
+            tags={name: str(day) for name, day in tags.items()} if first and not single else None,
+            raise_on_error=raise_on_error,
+        )
+
+    def _ranges(self, key: AssetKey, partitions: set[str | None]) -> list[tuple[str | None, ...]]:
+        calendar = self.graph.get(key).partitions_def
+        if calendar is None:
+            return [()]
+        numbers = {day: number for number, day in enumerate(calendar.get_partition_keys())}
+        days = sorted(day for day in partitions if day)
+        runs = groupby(enumerate(days), lambda item: numbers[item[1]] - item[0])
+        spans = [[day for _, day in run] for _, run in runs]
+        if self.graph.get(key).backfill_policy is None:
+            return [(day, day) for day in days]
+        return [(span[0], span[-1]) for span in spans]
