@@ -70,11 +70,13 @@ def up(
 
     Example: upsell up --once --seed-from dumps/
     """
+    from upsell_assets.progress import reporter
     from upsell_assets.settings import load_settings
     from upsell_assets.up import Options, run
 
     settings = load_settings()
-    run(settings, Options(once, seed_from, customers, days, port), _progress)
+    with reporter() as report:
+        run(settings, Options(once, seed_from, customers, days, port), report)
     if once:
         status(as_json=False)
 

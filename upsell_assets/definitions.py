@@ -13,6 +13,7 @@ from upsell_assets.dtref_assets import daily_sql_asset, sql_files
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.model.assets import model_assets
+from upsell_assets.model.joined import FEATURE_TABLES
 from upsell_assets.raw.assets import landing_sensor, raw_specs
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
@@ -36,8 +37,9 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
         if {name for name in sql.tables if name.startswith("silver.")} <= made
     ]
     daily = [daily_sql_asset(lakehouse, sql, group=layer) for sql, layer in files]
-    models = model_assets(lakehouse) if daily else []
-    consumers = [sql.name for sql, _ in files] + ([SCORES] if models else [])
+    names = [sql.name for sql, _ in files]
+    models = model_assets(lakehouse) if set(FEATURE_TABLES) <= set(names) else []
+    consumers = [*names, SCORES] if models else names
     sensors = [capture_sensor(lakehouse), landing_sensor(lakehouse), *([new_day_sensor(lakehouse)] if daily else [])]
     automation = dg.AutomationConditionSensorDefinition(
         "automation",

@@ -118,6 +118,7 @@ def _failed(instance: DagsterInstance, since: float) -> list[str]:
 
 
 def made_good(instance: DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether a later run did what this one should have done."""
     later = instance.get_run_records(
         RunsFilter(job_name=record.dagster_run.job_name, statuses=[DagsterRunStatus.SUCCESS]), limit=50
     )

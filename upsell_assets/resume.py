@@ -53,7 +53,9 @@ def launch_again(url: str, runs: list[str]) -> None:
     for run in runs:
         while (fault := _launch(url, run)) is not None:
             if time.monotonic() > deadline:
-                raise RetryableError(f"run {run}: could not be launched again ({fault}). Launch it from {url}/runs/{run}.")
+                raise RetryableError(
+                    f"run {run}: could not be launched again ({fault}). Launch it from {url}/runs/{run}."
+                )
             time.sleep(1)
 
 

@@ -34,6 +34,7 @@ from upsell_assets.source.live import LiveActivity
 
 if TYPE_CHECKING:
     from upsell_assets.outlook import Outlook
+    from upsell_assets.progress import Reporter
 
 ROOT = Path(__file__).parent
 LOOK_SECONDS = 3.0
@@ -54,7 +55,7 @@ class Options:
     port: int = 0
 
 
-def run(settings: Settings, options: Options, say: Say) -> None:
+def run(settings: Settings, options: Options, report: Reporter) -> None:
     """Bring the lake up and keep it up, or with `once` until all there is has been processed.
 
     Raises:
@@ -63,6 +64,7 @@ def run(settings: Settings, options: Options, say: Say) -> None:
     if options.port:
         require_port(options.port)
     started = time.time()
+    say = report.line
     say(f"home {settings.home}")
     with embedded(settings) as running:
         say(_services_line(running))
@@ -72,7 +74,7 @@ def run(settings: Settings, options: Options, say: Say) -> None:
         with Supervisor(settings.home) as supervisor:
             url = _start_dagster(supervisor, running, options.port, say)
             with _live_activity(running, say, on=simulated and not options.once):
-                _watch(supervisor, running, options, url, started, say)
+                _watch(supervisor, running, options, url, started, report)
 
 
 def _services_line(running: Running) -> str:
@@ -233,7 +235,9 @@ def _live_activity(running: Running, say: Say, *, on: bool) -> Iterator[None]:
         thread.join(10)
 
 
-def _watch(supervisor: Supervisor, running: Running, options: Options, url: str, started: float, say: Say) -> None:
+def _watch(
+    supervisor: Supervisor, running: Running, options: Options, url: str, started: float, report: Reporter
+) -> None:
     """Say how the graph fills; with `once` until it is settled, else until somebody asks to stop."""
     import dagster as dg
 
@@ -242,23 +246,23 @@ def _watch(supervisor: Supervisor, running: Running, options: Options, url: str,
 
     lakehouse = Lakehouse(running.settings)
     assets = sorted(build_defs(running.settings).resolve_asset_graph().executable_asset_keys)
-    last, since = "", time.time()
-    began = since
+    began = moved = time.time()
+    last = None
     with dg.DagsterInstance.from_config(str(running.settings.home / "dagster")) as instance:
         while not supervisor.wait(LOOK_SECONDS):
             view = look(instance, lakehouse, assets, began, closely=options.once)
-            if (line := describe(view)) != last:
-                say(line)
-                last, since = line, time.time()
+            report.graph(view.made, _note(view))
+            if view != last:
+                last, moved = view, time.time()
             if options.once:
-                _fail_if_stuck(view, time.time() - since)
+                _fail_if_stuck(view, time.time() - moved)
             if view.settled if options.once else view.complete:
                 break
         else:
             return
-    say(f"complete after {time.time() - started:.0f} s")
+    report.line(f"complete after {time.time() - started:.0f} s")
     if not options.once:
-        say(_what_to_look_at(url))
+        report.line(_what_to_look_at(url))
         supervisor.wait()
 
 
@@ -272,12 +276,11 @@ def _fail_if_stuck(view: Outlook, quiet_seconds: float) -> None:
         )
 
 
-def describe(view: Outlook) -> str:
-    """One line on how far the graph is."""
-    layers = "  ".join(f"{layer} {done}/{total}" for layer, (done, total) in view.made.items())
-    runs = f"  ({view.runs} running or queued)" if view.runs else ""
-    failed = f"  failed: {'; '.join(view.failed)}" if view.failed else ""
-    return f"assets: {layers}{runs}{failed}"
+def _note(view: Outlook) -> str:
+    parts = [f"{view.runs} running or queued"] if view.runs else []
+    parts += [f"waiting for {', '.join(view.waiting)}"] if view.waiting else []
+    parts += [f"failed: {'; '.join(view.failed)}"] if view.failed else []
+    return "; ".join(parts)
 
 
 def _what_to_look_at(url: str) -> str:

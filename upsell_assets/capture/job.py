@@ -25,7 +25,6 @@ from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.source.database import Connection, connect, database_errors
 
-
 IDLE_BYTES = 64 << 20
 """Log without a change of our tables after which the slot is moved all the same."""
 

@@ -8,7 +8,7 @@ a table is read (`lake.tables`).
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -148,7 +148,7 @@ class ObjectStore:
         except (ClientError, BotoCoreError) as error:
             raise self._error(f"list {prefix}", error) from error
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Sequence[str]:
         """Names of the folders directly below `prefix` (which ends with a slash)."""
         pages = self.client.get_paginator("list_objects_v2")
         try:

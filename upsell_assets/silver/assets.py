@@ -37,6 +37,7 @@ def touched_specs(lakehouse: Lakehouse, consumers: list[str]) -> list[dg.AssetSp
             deps=[transactions],
             description=f"dtRefs of {consumer} that a change of silver asks to be computed (again).",
             group_name="silver",
+            kinds={"dagster"},
             owners=["team:upsell"],
             partitions_def=dtrefs(lakehouse.settings),
         )

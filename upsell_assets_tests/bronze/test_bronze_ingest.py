@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import permutations
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,15 +23,16 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.raw.landing import EVER, LandedFile, Window
 from upsell_assets.raw.ledger import Ledger, Record
+from upsell_assets.services.embedded import Running
 
 DAY = date(2024, 6, 13)
 Row = tuple[str, str, int, str | None]
 """Operation, key, hour of the day, name."""
 
 
-def contract(**changed: Any) -> Contract:
+def contract(schema: str, **changed: Any) -> Contract:
     columns = {"id": "string", "Name": "string"}
-    return Contract.model_validate({"schema": "s", "table": "t", "key": ["id"], "columns": columns, **changed})
+    return Contract.model_validate({"schema": schema, "table": "t", "key": ["id"], "columns": columns, **changed})
 
 
 def at(hour: int) -> datetime:
@@ -61,11 +63,18 @@ class Place:
     lakehouse: Lakehouse
     contract: Contract
 
+    def agree(self, **changed: Any) -> None:
+        """Change the contract."""
+        self.contract = contract(self.contract.schema_name, **changed)
+
+    def key(self, path: str) -> str:
+        return f"raw/{self.contract.schema_name}/{path}"
+
     def land(self, name: str, *rows: Row, **extra: Any) -> str:
         return self.put(f"cdc/t/{name}", parquet(rows, **extra))
 
     def put(self, path: str, body: bytes) -> str:
-        return self.lakehouse.store.write(f"raw/s/{path}", body)
+        return self.lakehouse.store.write(self.key(path), body)
 
     def load(self, name: str, hour: int, parts: dict[str, list[str]]) -> dict[str, bytes]:
         """The objects of a full load, by path: parts with the keys that they hold, and the manifest."""
@@ -74,7 +83,7 @@ class Place:
         entries = []
         for path, body in objects.items():
             etag = self.put(path.replace("full_load", "elsewhere"), body)  # an etag follows from the bytes
-            entries.append({"key": f"raw/s/{path}", "etag": etag})
+            entries.append({"key": self.key(path), "etag": etag})
         manifest = {"position": {"modified_date": at(hour).isoformat()}, "files": entries}
         return objects | {f"{folder}_manifest.json": json.dumps(manifest).encode()}
 
@@ -113,8 +122,9 @@ def loaded(keys: Iterable[str]) -> bytes:
 
 
 @pytest.fixture
-def place(lakehouse: Lakehouse) -> Place:
-    return Place(lakehouse, contract())
+def place(services: Running) -> Place:
+    """A schema of its own in the bucket that all these tests share."""
+    return Place(Lakehouse(services.settings), contract(f"s{uuid4().hex}"))
 
 
 def test_dated_and_flat_files_are_taken_in(place: Place) -> None:
@@ -214,7 +224,7 @@ def test_a_file_in_quarantine_is_taken_in_after_a_retry(place: Place) -> None:
     place.land("2024/06/13/a.parquet", ("c", "a", 1, "x"))
     [held] = place.ingest().quarantined
 
-    place.contract = contract(operations={"insert": ["c"]})
+    place.agree(operations={"insert": ["c"]})
     assert place.ingest().files == 0
     Ledger(place.lakehouse.lake, place.contract).write([Record(held.file, "retry")])
 
@@ -312,7 +322,7 @@ def test_a_rejected_file_says_nothing_about_the_types_of_others(place: Place) ->
 
 
 def test_the_history_keeps_every_accepted_change(place: Place) -> None:
-    place.contract = contract(history=True)
+    place.agree(history=True)
     place.land("a.parquet", ("I", "a", 1, "x"), ("U", "a", 2, "y"))
     place.land("b.parquet", ("I", "a", 1, "x"), ("X", "a", 3, "z"))
     place.ingest()
@@ -437,7 +447,7 @@ def test_a_file_of_the_folder_that_the_manifest_does_not_name_is_not_read(place:
 
     done = place.ingest()
 
-    assert (done.loads, done.waiting) == (["L"], ["raw/s/full_load/t/L/left-over"])
+    assert (done.loads, done.waiting) == (["L"], [place.key("full_load/t/L/left-over")])
     assert place.rows() == {"a": "loaded", "b": "loaded"}
 
 
@@ -447,13 +457,13 @@ def test_a_manifest_that_is_none_is_quarantined_and_blocks_nothing(place: Place)
 
     done = place.ingest()
 
-    assert [record.file.key for record in done.quarantined] == ["raw/s/full_load/t/L/_manifest.json"]
+    assert [record.file.key for record in done.quarantined] == [place.key("full_load/t/L/_manifest.json")]
     assert (place.rows(), place.states()["_manifest.json"]) == ({"a": "x"}, "quarantined")
     assert place.ingest().quarantined == []
 
 
 def test_the_flat_folder_is_a_load_at_as_of_once_its_files_are_in(place: Place) -> None:
-    place.contract = contract(full_load={"as_of": "2024-06-13T05:00:00", "files": 2})
+    place.agree(full_load={"as_of": "2024-06-13T05:00:00", "files": 2})
     place.land("f.parquet", ("I", "gone", 4, "x"), ("U", "a", 6, "new"))
     place.put("full_load/t/one.parquet", loaded(["a", "b"]))
     assert place.ingest().loads == []
@@ -461,7 +471,7 @@ def test_the_flat_folder_is_a_load_at_as_of_once_its_files_are_in(place: Place) 
 
     place.put("full_load/t/two.parquet", loaded(["c"]))
 
-    assert place.ingest().loads == ["raw/s/full_load/t/"]
+    assert place.ingest().loads == [place.key("full_load/t/")]
     assert place.rows() == {"a": "new", "b": "loaded", "c": "loaded"}
 
 
@@ -470,9 +480,9 @@ def test_the_flat_folder_without_as_of_is_refused_until_the_contract_says_when(p
     [held] = place.ingest().quarantined
     assert held.reason == "order column 'modified_date' is missing"
 
-    place.contract = contract(full_load={"as_of": "2024-06-13T05:00:00", "files": 1})
+    place.agree(full_load={"as_of": "2024-06-13T05:00:00", "files": 1})
 
-    assert (place.ingest().loads, place.rows()) == (["raw/s/full_load/t/"], {"a": "loaded"})
+    assert (place.ingest().loads, place.rows()) == ([place.key("full_load/t/")], {"a": "loaded"})
 
 
 def test_flat_rows_with_an_order_of_their_own_are_upserts(place: Place) -> None:

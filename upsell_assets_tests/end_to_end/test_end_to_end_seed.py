@@ -68,7 +68,9 @@ def test_features_equal_the_independent_reference(lake: UserLake, dump: Path, ta
     rows = lake.query(f"SELECT * FROM feature_store.upsell.{table} WHERE dtRef = date'{day}'")
 
     actual = {
-        row["idCliente"]: {name: value for name, value in row.items() if name not in ("dtRef", "idCliente", "_computed_at")}
+        row["idCliente"]: {
+            name: value for name, value in row.items() if name not in ("dtRef", "idCliente", "_computed_at")
+        }
         for row in rows
     }
     assert actual
@@ -100,6 +102,4 @@ def test_a_second_run_resumes_and_changes_nothing(lake: UserLake) -> None:
 
     assert done.returncode == 0, done.stderr
     assert [table["rows"] for table in lake.status()["tables"]] == [table["rows"] for table in before["tables"]]
-    assert [table["version"] for table in lake.status()["tables"]] == [
-        table["version"] for table in before["tables"]
-    ]
+    assert [table["version"] for table in lake.status()["tables"]] == [table["version"] for table in before["tables"]]
