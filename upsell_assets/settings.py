@@ -7,13 +7,14 @@ started, without `UPSELL_S3_ENDPOINT` and `UPSELL_S3_BUCKET` an own S3 server (s
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from upsell_assets.errors import PermanentError
@@ -76,6 +77,19 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
 
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value and not re.fullmatch(r"https?://\S+", value):
+            raise ValueError("expected a URL such as http://127.0.0.1:8333")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_key(self) -> Settings:
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            raise ValueError("UPSELL_S3_ACCESS_KEY_ID and UPSELL_S3_SECRET_ACCESS_KEY are given together or not at all")
+        return self
+
     @cached_property
     def embedded_source(self) -> bool:
         """Whether the points database is ours to start."""
@@ -102,6 +116,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         faults = "; ".join(
-            f"UPSELL_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}" for fault in error.errors()
+            f"UPSELL_{str(fault['loc'][0]).upper()}: {fault['msg']}" if fault["loc"] else fault["msg"]
+            for fault in error.errors()
         )
         raise PermanentError(f"settings: {faults}. Correct the environment variables and try again.") from None

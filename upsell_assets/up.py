@@ -73,8 +73,10 @@ def run(settings: Settings, options: Options, report: Reporter) -> None:
         running = _with_calendar(running)
         with Supervisor(settings.home) as supervisor:
             url = _start_dagster(supervisor, running, options.port, say)
-            with _live_activity(running, say, on=simulated and not options.once):
-                _watch(supervisor, running, options, url, started, report)
+            if _complete(supervisor, running, options, started, report) and not options.once:
+                say(_what_to_look_at(url))
+                with _live_activity(running, say, on=simulated):
+                    supervisor.wait()
 
 
 def _services_line(running: Running) -> str:
@@ -235,10 +237,9 @@ def _live_activity(running: Running, say: Say, *, on: bool) -> Iterator[None]:
         thread.join(10)
 
 
-def _watch(
-    supervisor: Supervisor, running: Running, options: Options, url: str, started: float, report: Reporter
-) -> None:
-    """Say how the graph fills; with `once` until it is settled, else until somebody asks to stop."""
+def _complete(supervisor: Supervisor, running: Running, options: Options, started: float, report: Reporter) -> bool:
+    """Say how the graph fills until every asset is there (with `once`: until all has flowed through); False: it
+    was stopped before."""
     import dagster as dg
 
     from upsell_assets.definitions import build_defs
@@ -259,11 +260,9 @@ def _watch(
             if view.settled if options.once else view.complete:
                 break
         else:
-            return
+            return False
     report.line(f"complete after {time.time() - started:.0f} s")
-    if not options.once:
-        report.line(_what_to_look_at(url))
-        supervisor.wait()
+    return True
 
 
 def _fail_if_stuck(view: Outlook, quiet_seconds: float) -> None:

@@ -67,6 +67,9 @@ def capture_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
             return dg.SkipReason("no source database: UPSELL_SOURCE_DSN is not set")
         if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
             return dg.SkipReason("a capture is under way")
+        if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
+            # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
+            return dg.SkipReason("runs are queued: the changes wait in the database")
         try:
             pending = capture.pending()
         except RetryableError as error:

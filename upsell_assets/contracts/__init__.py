@@ -13,20 +13,14 @@ from typing import Annotated, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from upsell_assets.errors import ContractError
 
 SHIPPED = Path(__file__).parent / "upsell"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
-Type = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^(string|boolean|tinyint|smallint|int|bigint|float|double|date|timestamp|binary"
-        r"|decimal\(\d{1,2},\d{1,2}\))$"
-    ),
-]
+Column = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 _ARROW: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -44,11 +38,32 @@ _ARROW: dict[str, pa.DataType] = {
 
 
 def arrow_type(name: str) -> pa.DataType:
-    """The Arrow type of a contract's type name (Spark's names; timestamps are instants, in UTC)."""
+    """The Arrow type of a contract's type name (Spark's names; timestamps are instants, in UTC).
+
+    Raises:
+        ValueError: a decimal of so many digits does not exist.
+    """
     if name.startswith("decimal"):
         precision, scale = (int(part) for part in name[len("decimal(") : -1].split(","))
+        if scale > precision:
+            raise ValueError(f"{name} has more digits after the point than in all")
         return pa.decimal128(precision, scale)
     return _ARROW[name]
+
+
+def _with_arrow_type(name: str) -> str:
+    arrow_type(name)
+    return name
+
+
+Type = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(string|boolean|tinyint|smallint|int|bigint|float|double|date|timestamp|binary"
+        r"|decimal\(\d{1,2},\d{1,2}\))$"
+    ),
+    AfterValidator(_with_arrow_type),
+]
 
 
 class _Model(BaseModel):
@@ -62,6 +77,13 @@ class Operations(_Model):
     insert: tuple[str, ...] = ("I",)
     update: tuple[str, ...] = ("U",)
     delete: tuple[str, ...] = ("D",)
+
+    @model_validator(mode="after")
+    def _words_mean_one_thing(self) -> Operations:
+        words = [word.upper() for word in (*self.insert, *self.update, *self.delete)]
+        if repeated := sorted({word for word in words if words.count(word) > 1}):
+            raise ValueError(f"{', '.join(repeated)} would mean more than one operation")
+        return self
 
 
 class FullLoad(_Model):
@@ -84,7 +106,7 @@ class Contract(_Model):
     description: str = ""
     source_table: str | None = None
     key: tuple[str, ...] = Field(min_length=1)
-    columns: dict[str, Type] = Field(min_length=1)
+    columns: dict[Column, Type] = Field(min_length=1)
     order: tuple[str, ...] = ("modified_date", "change_seq")
     change_seq_type: Type = "bigint"
     immutable_date: str | None = None
@@ -102,6 +124,8 @@ class Contract(_Model):
             raise ValueError("columns differ only in case")
         if reserved := [c for c in lowered if c.startswith("_") or c in {"op", "modified_date", "change_seq"}]:
             raise ValueError(f"columns {reserved} are names that the lake keeps for itself")
+        if len(set(self.key)) != len(self.key):
+            raise ValueError("key names a column twice")
         for name in self.key:
             if name not in self.columns:
                 raise ValueError(f"key column {name!r} is not among columns")

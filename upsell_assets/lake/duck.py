@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import duckdb
+import pyarrow as pa
 from deltalake import DeltaTable
+
+_EMPTY = {pa.string(): "''", pa.binary(): "''::BLOB"}
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -22,15 +25,17 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable
     Conditions on text are not pushed into the scan: a MERGE of delta-rs marks the text of the files that it writes as
     string views, an append does not, and Arrow cannot compare the two. Columns that are expressions are not pushed.
     """
-    hidden = ", ".join(
-        f"{column} || {empty} AS {column}"
-        for column, kind in ((quote(field.name), str(field.type)) for field in table.schema().fields)
-        if (empty := {'PrimitiveType("string")': "''", 'PrimitiveType("binary")': "''::BLOB"}.get(kind))
+    dataset = table.to_pyarrow_dataset()
+    hidden = [
+        f"{quote(column.name)} || {_EMPTY[column.type]} AS {quote(column.name)}"
+        for column in dataset.schema
+        if column.type in _EMPTY
+    ]
+    connection.register(f"{name}_files", dataset)
+    columns = f"* REPLACE ({', '.join(hidden)})" if hidden else "*"
+    connection.execute(
+        f"CREATE TEMP VIEW {quote(name)} AS SELECT {columns} FROM {quote(f'{name}_files')}"  # noqa: S608 (quoted)
     )
-    files = quote(f"{name} files")
-    connection.register(files[1:-1], table.to_pyarrow_dataset())
-    rows = f"SELECT * REPLACE ({hidden})" if hidden else "SELECT *"
-    connection.execute(f"CREATE TEMP VIEW {quote(name)} AS {rows} FROM {files}")
 
 
 def quote(name: str) -> str:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
 from upsell_assets.errors import PermanentError, RetryableError, UpsellError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectTypeDef
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
     from upsell_assets.settings import Settings
 
@@ -96,10 +96,13 @@ class ObjectStore:
 
     def delta_options(self) -> dict[str, str]:
         """Options for delta-rs, with the credentials of this moment; take them anew for each opening."""
-        found = self._session.get_credentials()
-        if found is None:
-            raise self._error("read credentials", NoCredentialsError())
-        credentials = found.get_frozen_credentials()
+        try:
+            found = self._session.get_credentials()
+            if found is None:
+                raise NoCredentialsError
+            credentials = found.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise self._error("read credentials", error) from error
         options = {
             "aws_region": self.region,
             "aws_access_key_id": credentials.access_key or "",
@@ -128,35 +131,26 @@ class ObjectStore:
 
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[StoredObject]:
         """Objects whose key begins with `prefix`, in the order of their keys (folder markers left out)."""
-        pages = self.client.get_paginator("list_objects_v2")
-        try:
-            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=start_after):
-                for found in page.get("Contents", []):
-                    if not found["Key"].endswith("/"):
-                        yield _stored(found)
-        except (ClientError, BotoCoreError) as error:
-            raise self._error(f"list {prefix}", error) from error
+        for page in self._pages(prefix, StartAfter=start_after):
+            yield from _objects(page)
 
     def list_level(self, prefix: str) -> Iterator[StoredObject]:
         """Objects directly below `prefix` (which ends with a slash), not those in its folders."""
-        pages = self.client.get_paginator("list_objects_v2")
-        try:
-            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
-                for found in page.get("Contents", []):
-                    if not found["Key"].endswith("/"):
-                        yield _stored(found)
-        except (ClientError, BotoCoreError) as error:
-            raise self._error(f"list {prefix}", error) from error
+        for page in self._pages(prefix, Delimiter="/"):
+            yield from _objects(page)
 
     def folders(self, prefix: str) -> Sequence[str]:
         """Names of the folders directly below `prefix` (which ends with a slash)."""
-        pages = self.client.get_paginator("list_objects_v2")
+        return [
+            found["Prefix"][len(prefix) : -1]
+            for page in self._pages(prefix, Delimiter="/")
+            for found in page.get("CommonPrefixes", [])
+        ]
+
+    def _pages(self, prefix: str, **asked: str) -> Iterator[ListObjectsV2OutputTypeDef]:
         try:
-            return [
-                found["Prefix"][len(prefix) : -1]
-                for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/")
-                for found in page.get("CommonPrefixes", [])
-            ]
+            pages = self.client.get_paginator("list_objects_v2")
+            yield from pages.paginate(Bucket=self.bucket, Prefix=prefix, **asked)  # type: ignore[arg-type]
         except (ClientError, BotoCoreError) as error:
             raise self._error(f"list {prefix}", error) from error
 
@@ -205,13 +199,15 @@ class ObjectStore:
             if code == "NoSuchBucket":
                 return PermanentError(f"{where}: there is no such bucket. Create it, or correct UPSELL_S3_BUCKET.")
             return RetryableError(f"{where}: could not {action} ({code or error}).")
-        if isinstance(error, NoCredentialsError):
+        if isinstance(error, NoCredentialsError | ProfileNotFound):
             return PermanentError(
-                f"{where}: no credentials found. Set UPSELL_S3_ACCESS_KEY_ID and UPSELL_S3_SECRET_ACCESS_KEY, or "
+                f"{where}: no credentials found ({error}). Set UPSELL_S3_ACCESS_KEY_ID and UPSELL_S3_SECRET_ACCESS_KEY, or "
                 "give the process an AWS profile or role."
             )
         return RetryableError(f"{where}: could not {action} ({error}). Is UPSELL_S3_ENDPOINT right and running?")
 
 
-def _stored(found: ObjectTypeDef) -> StoredObject:
-    return StoredObject(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])
+def _objects(page: ListObjectsV2OutputTypeDef) -> Iterator[StoredObject]:
+    for found in page.get("Contents", []):
+        if not found["Key"].endswith("/"):
+            yield StoredObject(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])

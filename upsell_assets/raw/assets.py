@@ -7,13 +7,13 @@ is reported with the digest of that set as its data version; what did not change
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.partitions import landing_days, landing_partition
+from upsell_assets.partitions import Clock, landing_days, landing_partition, utc_now
 from upsell_assets.raw.landing import EVER, LandedFile, Window, landed
 from upsell_assets.raw.loads import manifests
 
@@ -42,7 +42,7 @@ def raw_specs(lakehouse: Lakehouse) -> list[dg.AssetSpec]:
     ]
 
 
-def landing_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
+def landing_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:
     """Reports landing days whose files changed; recent days at each tick, all others by a periodic sweep."""
     settings = lakehouse.settings
 
@@ -53,7 +53,7 @@ def landing_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        now = datetime.now(UTC)
+        now = clock()
         cursor = json.loads(context.cursor) if context.cursor else {"swept": None, "seen": {}}
         swept = datetime.fromisoformat(cursor["swept"]) if cursor["swept"] else None
         sweep = swept is None or now - swept >= timedelta(minutes=settings.sweep_minutes)

@@ -70,7 +70,7 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     rows = {name: _take(found, columns, name, contract) for name in contract.columns}
     _check_keys(rows, contract)
     rows[OP] = _operation(found, columns, contract, full_load=file.load is not None)
-    rows |= _order(found, columns, contract, position)
+    rows |= _order(found, columns, contract, position, full_load=file.load is not None)
     rows[FILE] = pa.repeat(pa.scalar(file.key), found.num_rows)
     rows[ROW] = pa.array(range(found.num_rows), pa.int64())
     changes = pa.table(rows, schema=change_schema(contract))
@@ -219,7 +219,7 @@ def _check_keys(data: dict[str, pa.ChunkedArray | pa.Array], contract: Contract)
 
 
 def _order(
-    found: pa.Table, columns: dict[str, str], contract: Contract, position: Position | None
+    found: pa.Table, columns: dict[str, str], contract: Contract, position: Position | None, *, full_load: bool
 ) -> dict[str, pa.ChunkedArray | pa.Array]:
     kinds = {MODIFIED: _INSTANT, SEQUENCE: arrow_type(contract.change_seq_type)}
     order: dict[str, pa.ChunkedArray | pa.Array] = {}
@@ -239,7 +239,8 @@ def _order(
             f"the full load's position has no {leading}, which orders the changes; give it one in a manifest"
         )
     if missing == found.num_rows > 0:
-        raise FileRejectedError(f"order column {leading!r} is missing")
+        remedy = "; give the full load a position: full_load.as_of in the contract, or a manifest" if full_load else ""
+        raise FileRejectedError(f"order column {leading!r} is missing{remedy}")
     if missing:
         raise FileRejectedError(f"{missing} rows have a null {leading}, which orders the changes")
     return order

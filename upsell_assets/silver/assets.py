@@ -13,7 +13,7 @@ import dagster as dg
 from upsell_assets.automation import on_change
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
-from upsell_assets.partitions import DEFAULT_START, dtrefs
+from upsell_assets.partitions import DEFAULT_START, Clock, dtrefs, utc_now
 from upsell_assets.silver import events
 from upsell_assets.silver.refresh import Difference, SilverTable, refresh
 from upsell_assets.silver.tables import silver_tables
@@ -109,7 +109,7 @@ def _touched_by(lakehouse: Lakehouse, table: SilverTable, change: Difference, no
     return {}
 
 
-def new_day_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
+def new_day_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:
     """Reports the dtRef that begins to exist with a new local day, for which nothing needs to land."""
 
     @dg.sensor(
@@ -119,7 +119,7 @@ def new_day_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        now = datetime.now(UTC)
+        now = clock()
         today = events.local_day(now)
         if context.cursor == today.isoformat():
             return dg.SkipReason("the day has not changed")

@@ -10,7 +10,7 @@ from datetime import date, datetime
 
 import pyarrow as pa
 
-from upsell_assets.lake.duck import connect
+from upsell_assets.lake.duck import connect, register
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.refresh import Difference
@@ -30,7 +30,7 @@ def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> E
     """The first and the newest day with an event, now or once `change` of the transactions is committed."""
     with connect() as connection:
         if lake.exists(TRANSACTIONS):
-            connection.register("held", lake.open(TRANSACTIONS).to_pyarrow_dataset())
+            register(connection, "held", lake.open(TRANSACTIONS))
         else:
             connection.register("held", pa.table({"idTransacao": pa.array([], pa.string()), "dtTransacao": _NO_TIMES}))
         times = "SELECT dtTransacao FROM held"
@@ -59,7 +59,7 @@ def line_days(lake: Lake, change: Difference, now: datetime) -> set[date]:
     if not lake.exists(TRANSACTIONS):
         return set()
     with connect() as connection:
-        connection.register("held", lake.open(TRANSACTIONS).to_pyarrow_dataset())
+        register(connection, "held", lake.open(TRANSACTIONS))
         connection.register("old", change.old)
         connection.register("new", change.new)
         found = connection.sql(

@@ -15,10 +15,10 @@ import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 
-from upsell_assets.bronze.law import newer, newest_per_key, order_terms, quote
+from upsell_assets.bronze.law import newer, newest_per_key, order_terms
 from upsell_assets.bronze.merge import VERSION, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.duck import connect
+from upsell_assets.lake.duck import connect, quote, register
 from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.sql import Parameter, SqlFile
 from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
@@ -160,7 +160,7 @@ def _touched(
     if contract is None:
         return None, None
     for number, (name, version) in enumerate(sources.items()):
-        connection.register(f"source_{number}", lake.open(name, version).to_pyarrow_dataset())
+        register(connection, f"source_{number}", lake.open(name, version))
     key = quote(table.source_key)
     news = " UNION ".join(
         f"SELECT {key} FROM source_{number} WHERE {VERSION} > {since[name] if since else -1}"
@@ -199,7 +199,7 @@ def _difference(
     if target is None:
         return Difference(new.schema.empty_table(), new)
     connection.register("new", new)
-    connection.register("held", target.to_pyarrow_dataset())
+    register(connection, "held", target)
     of_keys = ""
     if keys is not None:
         connection.register("silver_keys", keys)

@@ -478,7 +478,10 @@ def test_the_flat_folder_is_a_load_at_as_of_once_its_files_are_in(place: Place) 
 def test_the_flat_folder_without_as_of_is_refused_until_the_contract_says_when(place: Place) -> None:
     place.put("full_load/t/one.parquet", loaded(["a"]))
     [held] = place.ingest().quarantined
-    assert held.reason == "order column 'modified_date' is missing"
+    assert held.reason == (
+        "order column 'modified_date' is missing; give the full load a position: "
+        "full_load.as_of in the contract, or a manifest"
+    )
 
     place.agree(full_load={"as_of": "2024-06-13T05:00:00", "files": 1})
 
