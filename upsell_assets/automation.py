@@ -3,7 +3,8 @@
 Here: conditions. Not here: who reports what landed or what was touched (`sensors`, `silver.assets`).
 
 - `news`: a dependency was updated since we were last asked to run. Reset by the request alone, not by our own
-  materialization: what arrives while we run would be forgotten otherwise.
+  materialization: what arrives while we run would be forgotten otherwise. And not even by the request where a
+  dependency was updated between its tick and the next: the run that was asked for may have looked before.
 - `cold`: we were never made, and every dependency has something. `news` says nothing at the first evaluation.
 - a failed partition is not asked for again at once, but by the clock, or by news.
 - `free`: neither we nor a dependency is being made now. Silver tells what it touches before it commits; who runs
@@ -25,7 +26,8 @@ def on_change(of: dg.AssetKey | None = None) -> Condition:
     updated = dg.AutomationCondition.any_deps_updated()
     if of is not None:
         updated = updated.allow(dg.AssetSelection.assets(of))
-    news = updated.since(dg.AutomationCondition.newly_requested()).with_label("news")
+    answered = dg.AutomationCondition.newly_requested() & ~updated
+    news = updated.since(answered).with_label("news")
     return (news | _cold() | _again()) & _free()
 
 

@@ -13,9 +13,6 @@ def connect() -> duckdb.DuckDBPyConnection:
     """A new in-memory connection whose session is in UTC."""
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
     connection.execute("SET TimeZone = 'UTC'")
-    # The keys of a join would be pushed into Arrow's scans as filters that Arrow does not have
-    # (https://github.com/duckdb/duckdb-python/issues/463).
-    connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
     return connection
 
 

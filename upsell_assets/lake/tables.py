@@ -138,7 +138,9 @@ def retry_conflicts(what: str, attempt: Callable[[], T], *, attempts: int = 20) 
             return attempt()
         except CommitFailedError:
             continue
-    raise RetryableError(f"{what}: other writers committed {attempts} times in between. Nothing was written; run it again.")
+    raise RetryableError(
+        f"{what}: other writers committed {attempts} times in between. Nothing was written; run it again."
+    )
 
 
 def _literal(value: date | str) -> str:

@@ -61,8 +61,9 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
 
         settings = lakehouse.settings
         now = datetime.now(UTC)
+        days = _training_days(lakehouse, now)
         versions = pins(lakehouse.lake, label=True)
-        rows = read_labelled(lakehouse.lake, lakehouse.engine, _training_days(lakehouse, now), versions, now)
+        rows = read_labelled(lakehouse.lake, lakehouse.engine, days, versions, now)
         sampled = sample(rows, settings.training_rows_per_customer, settings.seed)
         context.log.info("training on %d of %d rows", sampled.num_rows, rows.num_rows)
         trained = train(sampled, seed=settings.seed)

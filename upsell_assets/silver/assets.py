@@ -54,6 +54,9 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable) -> dg.AssetsDefiniti
     sources = [name for name in sorted(table.sql.tables) if not name.rpartition(".")[2].startswith("_")]
     if table.contract is not None:
         sources = [f"bronze.{table.contract.name}"]
+    if table.name == events.TRANSACTIONS:
+        # After the product lines that came with them: a new transaction and its lines touch their days once.
+        sources.append(events.LINES)
 
     @dg.asset(
         key=table.name.split("."),
@@ -71,7 +74,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable) -> dg.AssetsDefiniti
         now = datetime.now(UTC)
 
         def report(change: Difference) -> None:
-            for event in touched_events(_touched_by(lakehouse, table, change, now), context.run_id):
+            for event in touched_events(_touched_by(lakehouse, table, change, now), context.run.run_id):
                 context.log_event(event)
 
         done = refresh(lakehouse.lake, lakehouse.engine, table, report)

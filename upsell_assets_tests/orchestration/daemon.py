@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
+from typing import Any
 
 import dagster as dg
 from dagster import AssetKey
-
-from upsell_assets.definitions import build_defs
-from upsell_assets.lake.lakehouse import Lakehouse
 
 Requested = dict[AssetKey, set[str | None]]
 
 
 @dataclass
 class Daemon:
-    """One lake's code location on an instance of its own; `requests` keeps what each tick asked for."""
+    """A code location on an instance of its own; `requests` keeps what each tick asked for."""
 
-    lakehouse: Lakehouse
+    defs: dg.Definitions
     instance: dg.DagsterInstance
     requests: list[Requested] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.defs = build_defs(self.lakehouse.settings)
         self.graph = self.defs.resolve_asset_graph()
-        self._cursor: object = None
+        self._cursor: Any = None
         self._cursors: dict[str, str | None] = defaultdict(lambda: None)
 
     def sense(self, name: str) -> list[dg.AssetMaterialization]:
         """Tick a sensor and record what it reports, as the sensor daemon does."""
-        sensor = self.defs.get_sensor_def(name)
+        [sensor] = [sensor for sensor in self.defs.sensors or () if sensor.name == name]
         context = dg.build_sensor_context(self.instance, cursor=self._cursors[name])
         data = sensor.evaluate_tick(context)
         self._cursors[name] = data.cursor
@@ -39,9 +37,9 @@ class Daemon:
             self.instance.report_runless_asset_event(event)
         return [event for event in data.asset_events if isinstance(event, dg.AssetMaterialization)]
 
-    def evaluate(self) -> Requested:
-        """What the conditions ask for now."""
-        result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self._cursor)
+    def evaluate(self, at: datetime | None = None) -> Requested:
+        """What the conditions ask for, now or at a given time."""
+        result = dg.evaluate_automation_conditions(self.defs, self.instance, evaluation_time=at, cursor=self._cursor)
         self._cursor = result.cursor
         keys = self.graph.materializable_asset_keys
         found = {key: set(result.get_requested_partitions(key)) for key in keys}
@@ -72,15 +70,15 @@ class Daemon:
         self, keys: list[AssetKey], first: str | None = None, last: str | None = None, *, raise_on_error: bool = True
     ) -> dg.ExecuteInProcessResult:
         """One run of some assets, for a day or for a range of days."""
-        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
-        single = first if first and (last or first) == first else None
-        return dg.materialize(
-            [*self.defs.assets],
+        single = first if last in (None, first) else None
+        span = (
+            {} if single else {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        )
+        return self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
-            resources=self.defs.resources,
-            selection=keys,
+            asset_selection=keys,
             partition_key=single,
-            tags={name: str(day) for name, day in tags.items()} if first and not single else None,
+            tags={name: day for name, day in span.items() if day},
             raise_on_error=raise_on_error,
         )
 

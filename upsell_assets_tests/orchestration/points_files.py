@@ -106,12 +106,10 @@ def history(days: int, customers: int, seed: int = 7) -> History:
     tables: dict[str, list[dict[str, Any]]] = {"customers": [], "transactions": [], "transactions_product": []}
     for number in range(customers):
         name = f"c{number:03}"
-        tables["customers"].append(
-            {"idCustomer": name, "PointsCustomer": number, "flEmail": rng.choice([0, 1, None])}
-        )
+        tables["customers"].append({"idCustomer": name, "PointsCustomer": number, "flEmail": rng.choice([0, 1, None])})
         leaves = rng.randrange(days) if rng.random() < 0.35 else days
         for day in range(days):
-            if day < leaves and rng.random() < 0.25 or day == days - 1 and number == 0:
+            if (day < leaves and rng.random() < 0.25) or (day == days - 1 and number == 0):
                 at = datetime(first.year, first.month, first.day, tzinfo=LOCAL) + timedelta(
                     days=day, minutes=rng.randrange(24 * 60)
                 )

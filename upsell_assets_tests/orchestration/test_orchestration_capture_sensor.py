@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import dagster as dg
@@ -41,11 +41,11 @@ def database(services: Running) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def captured(open_lakehouse, database: Connection) -> Lakehouse:  # type: ignore[no-untyped-def]
+def captured(open_lakehouse: Callable[..., Lakehouse], database: Connection) -> Lakehouse:
     """A lake beside that database, which is ready to be captured."""
     name = database.info.dbname
     dsn = make_conninfo(database.info.dsn, user=CAPTURE_ROLE, password=PASSWORD)
-    lakehouse: Lakehouse = open_lakehouse(source_dsn=SecretStr(dsn), capture_name=name)
+    lakehouse = open_lakehouse(source_dsn=SecretStr(dsn), capture_name=name)
     setup.prepare(database, lakehouse.contracts, name=name, schema="public", capture_role=CAPTURE_ROLE)
     return lakehouse
 
@@ -92,10 +92,9 @@ def test_nothing_starts_while_a_capture_is_under_way(captured: Lakehouse, instan
 
 
 def test_without_a_source_database_nothing_starts_and_the_job_says_why(
-    open_lakehouse,  # type: ignore[no-untyped-def]
-    instance: dg.DagsterInstance,
+    open_lakehouse: Callable[..., Lakehouse], instance: dg.DagsterInstance
 ) -> None:
-    lakehouse: Lakehouse = open_lakehouse(source_dsn=None)
+    lakehouse = open_lakehouse(source_dsn=None)
 
     assert "UPSELL_SOURCE_DSN is not set" in tick(lakehouse, instance)
     with pytest.raises(dg.Failure, match="UPSELL_SOURCE_DSN is not set"):
@@ -103,10 +102,9 @@ def test_without_a_source_database_nothing_starts_and_the_job_says_why(
 
 
 def test_a_database_that_does_not_answer_is_a_reason_to_wait(
-    open_lakehouse,  # type: ignore[no-untyped-def]
-    instance: dg.DagsterInstance,
+    open_lakehouse: Callable[..., Lakehouse], instance: dg.DagsterInstance
 ) -> None:
-    lakehouse: Lakehouse = open_lakehouse(source_dsn=SecretStr("postgresql://nobody:secret@127.0.0.1:9/points"))
+    lakehouse = open_lakehouse(source_dsn=SecretStr("postgresql://nobody:secret@127.0.0.1:9/points"))
 
     reason = tick(lakehouse, instance)
 

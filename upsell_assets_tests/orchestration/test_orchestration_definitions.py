@@ -90,7 +90,11 @@ def test_every_asset_says_what_it_is_and_whose(defs: dg.Definitions) -> None:
 
 
 def test_every_asset_that_writes_has_a_pool_so_that_one_run_at_a_time_does(defs: dg.Definitions) -> None:
-    pools = {asset.key.to_user_string(): asset.op.pool for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition)}
+    pools = {
+        asset.key.to_user_string(): asset.op.pool
+        for asset in defs.assets or ()
+        if isinstance(asset, dg.AssetsDefinition)
+    }
 
     assert len(pools) == len(defs.resolve_asset_graph().materializable_asset_keys)
     assert {pool for key, pool in pools.items() if key.startswith("silver/")} == {"silver"}

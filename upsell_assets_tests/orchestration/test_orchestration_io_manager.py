@@ -127,9 +127,7 @@ def test_a_run_tells_rows_version_and_columns(lakehouse: Lakehouse) -> None:
     assert [(column.name, column.type) for column in columns] == [("day", "date32[day]"), ("visitor", "string")]
 
 
-def test_a_query_of_a_file_tells_descriptions_and_where_columns_come_from(
-    lakehouse: Lakehouse, tmp_path: Path
-) -> None:
+def test_a_query_of_a_file_tells_descriptions_and_where_columns_come_from(lakehouse: Lakehouse, tmp_path: Path) -> None:
     lakehouse.lake.replace("silver.upsell.doors", rows((1, "ana"), (2, "bia")).to_reader(), partitions={})
     file = tmp_path / "gold" / "visits.sql"
     file.parent.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
@@ -39,7 +40,7 @@ class Sensor:
 
 
 @pytest.fixture
-def sensor(open_lakehouse) -> Sensor:  # type: ignore[no-untyped-def]
+def sensor(open_lakehouse: Callable[..., Lakehouse]) -> Sensor:
     lakehouse = open_lakehouse(first_landing_day=FIRST_DAY, recent_days=3, sweep_minutes=15)
     return Sensor(lakehouse)
 

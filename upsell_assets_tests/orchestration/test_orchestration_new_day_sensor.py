@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -95,7 +96,7 @@ def test_nights_that_were_slept_through_are_made_up_for(sensor: Sensor) -> None:
     assert {day for _, day in sensor.tick(datetime(2024, 6, 23, 12, tzinfo=UTC))} == {"2024-06-21"}
 
 
-def test_days_before_the_first_partition_are_not_reported(open_lakehouse) -> None:  # type: ignore[no-untyped-def]
+def test_days_before_the_first_partition_are_not_reported(open_lakehouse: Callable[..., Lakehouse]) -> None:
     sensor = Sensor(open_lakehouse(first_day=date(2024, 6, 22)))
     happened(sensor, EVENING)
     sensor.tick(EVENING)

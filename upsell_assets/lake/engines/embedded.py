@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from upsell_assets.errors import PermanentError
-from upsell_assets.lake.duck import connect
+from upsell_assets.lake.duck import connect, register
 from upsell_assets.lake.engines import Capabilities, Query
 from upsell_assets.lake.sql import bind, source_tables, to_duckdb
 from upsell_assets.lake.tables import Lake
@@ -30,10 +30,10 @@ class EmbeddedEngine:
         names: dict[str, str] = {}
         for number, name in enumerate(sorted(source_tables(query.tree))):
             names[name] = f"input_{number}"
-            rows = query.relations.get(name)
-            if rows is None:
-                rows = self.lake.open(name, query.versions.get(name)).to_pyarrow_dataset()
-            connection.register(names[name], rows)
+            if (rows := query.relations.get(name)) is not None:
+                connection.register(names[name], rows)
+            else:
+                register(connection, names[name], self.lake.open(name, query.versions.get(name)))
         try:
             result = connection.sql(to_duckdb(bind(query.tree, names, query.params)))
             reader = result.to_arrow_reader(BATCH_ROWS)
