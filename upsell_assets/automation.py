@@ -5,7 +5,8 @@ Here: conditions. Not here: who reports what landed or what was touched (`sensor
 - `news`: a dependency was updated since we were last asked to run. Reset by the request alone, not by our own
   materialization: what arrives while we run would be forgotten otherwise. And not even by the request where a
   dependency was updated between its tick and the next: the run that was asked for may have looked before.
-- `cold`: we were never made, and every dependency has something. `news` says nothing at the first evaluation.
+- `ready`: every dependency has something. Who comes first at a cold start would otherwise run twice.
+- `cold`: we were never made, and are ready. `news` says nothing at the first evaluation.
 - a failed partition is not asked for again at once, but by the clock, or by news.
 - `free`: neither we nor a dependency is being made now. Silver tells what it touches before it commits; who runs
   in between would read the old rows and believe them new.
@@ -24,11 +25,12 @@ AnyCondition = dg.AutomationCondition[dg.AssetKey | dg.AssetCheckKey]
 def on_change(of: dg.AssetKey | None = None) -> Condition:
     """Run when a dependency changed (with `of`, only that one), partition by partition."""
     updated = dg.AutomationCondition.any_deps_updated()
+    ready = dg.AutomationCondition.all_deps_match(~dg.AutomationCondition.missing())
     if of is not None:
         updated = updated.allow(dg.AssetSelection.assets(of))
     answered = dg.AutomationCondition.newly_requested() & ~updated
     news = updated.since(answered).with_label("news")
-    return (news | _cold() | _again()) & _free()
+    return ((news & ready) | _cold() | _again()) & _free()
 
 
 def once_ready() -> Condition:

@@ -47,14 +47,16 @@ def touched_specs(lakehouse: Lakehouse, consumers: list[str]) -> list[dg.AssetSp
 
 def silver_assets(lakehouse: Lakehouse) -> list[dg.AssetsDefinition]:
     """The assets of every table whose source is declared."""
-    return [_silver_asset(lakehouse, table) for table in silver_tables(lakehouse.contracts)]
+    tables = silver_tables(lakehouse.contracts)
+    names = {table.name for table in tables}
+    return [_silver_asset(lakehouse, table, names) for table in tables]
 
 
-def _silver_asset(lakehouse: Lakehouse, table: SilverTable) -> dg.AssetsDefinition:
+def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> dg.AssetsDefinition:
     sources = [name for name in sorted(table.sql.tables) if not name.rpartition(".")[2].startswith("_")]
     if table.contract is not None:
         sources = [f"bronze.{table.contract.name}"]
-    if table.name == events.TRANSACTIONS:
+    if table.name == events.TRANSACTIONS and events.LINES in names:
         # After the product lines that came with them: a new transaction and its lines touch their days once.
         sources.append(events.LINES)
 

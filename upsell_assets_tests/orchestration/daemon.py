@@ -16,11 +16,15 @@ Requested = dict[AssetKey, set[str | None]]
 
 @dataclass
 class Daemon:
-    """A code location on an instance of its own; `requests` keeps what each tick asked for."""
+    """A code location on an instance of its own; `requests` keeps what each tick asked for.
+
+    `checks` has the latest evaluation of each check, by check and table.
+    """
 
     defs: dg.Definitions
     instance: dg.DagsterInstance
     requests: list[Requested] = field(default_factory=list)
+    checks: dict[tuple[str, str], dg.AssetCheckEvaluation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.graph = self.defs.resolve_asset_graph()
@@ -74,13 +78,17 @@ class Daemon:
         span = (
             {} if single else {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         )
-        return self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        done = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=keys,
             partition_key=single,
             tags={name: day for name, day in span.items() if day},
             raise_on_error=raise_on_error,
         )
+        self.checks |= {
+            (check.check_name, check.asset_key.path[-1]): check for check in done.get_asset_check_evaluations()
+        }
+        return done
 
     def _ranges(self, key: AssetKey, partitions: set[str | None]) -> list[tuple[str | None, ...]]:
         calendar = self.graph.get(key).partitions_def

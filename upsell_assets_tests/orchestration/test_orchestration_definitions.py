@@ -178,6 +178,16 @@ def test_our_own_table_names_in_another_schema_are_another_database(tmp_path: Pa
     assert keys == {"raw/shop/transactions", "bronze/shop/transactions"}
 
 
+def test_with_transactions_alone_nothing_waits_for_tables_that_nobody_makes(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "transactions.yaml").write_text((SHIPPED / "transactions.yaml").read_text())
+
+    graph = build_defs(settings.model_copy(update={"contracts": tmp_path})).resolve_asset_graph()
+
+    assert graph.get_all_asset_keys() >= {AssetKey(["silver", "upsell", "transacoes"])}
+    external = {key for key in graph.get_all_asset_keys() if not graph.get(key).is_materializable}
+    assert {key.path[0] if key.path[0] == "raw" else key.path[2] for key in external} == {"raw", "_touched"}
+
+
 def test_without_customers_what_is_made_of_them_is_left_out(tmp_path: Path, settings: Settings) -> None:
     for table in ("transactions", "transactions_product"):
         (tmp_path / f"{table}.yaml").write_text((SHIPPED / f"{table}.yaml").read_text())

@@ -10,9 +10,11 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from daemon import Daemon
-from dagster import AssetKey, DagsterEventType
+from dagster import AssetKey
 from points_files import History, changed, history, land_changes, new_lakehouse, today, transaction
 
 from upsell_assets.definitions import build_defs
@@ -54,24 +56,17 @@ def daemon(lakehouse: Lakehouse) -> Iterator[Daemon]:
         yield daemon
 
 
-def rows(lakehouse: Lakehouse, key: AssetKey, **where: object) -> list[dict[str, Any]]:
-    """Rows of a table in a settled order, without when they were computed."""
+def contents(lakehouse: Lakehouse, key: AssetKey) -> pa.Table:
+    """A table's rows in a settled order, without when they were computed."""
     table = lakehouse.lake.open(".".join(key.path)).to_pyarrow_table()
-    kept = [
-        {name: value for name, value in row.items() if not name.startswith("_")}
-        for row in table.to_pylist()
-        if all(row[name] == value for name, value in where.items())
-    ]
-    return sorted(kept, key=repr)
+    named = table.select([name for name in table.column_names if not name.startswith("_")])
+    return named.sort_by([(name, "ascending") for name in named.column_names])
 
 
-def checks(daemon: Daemon, name: str) -> dict[str, dg.AssetCheckEvaluation]:
-    """The latest evaluation of a check, by table."""
-    records = daemon.instance.get_event_records(
-        dg.EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION), ascending=True
-    )
-    found = [record.event_log_entry.dagster_event.event_specific_data for record in records]
-    return {check.asset_key.path[-1]: check for check in found if check.check_name == name}
+def rows(lakehouse: Lakehouse, key: AssetKey, **where: object) -> list[dict[str, Any]]:
+    """The rows with these values."""
+    found = contents(lakehouse, key).to_pylist()
+    return [row for row in found if all(row[name] == value for name, value in where.items())]
 
 
 def touched(daemon: Daemon) -> list[tuple[str, str, float]]:
@@ -105,14 +100,15 @@ def test_every_dtref_that_exists_was_made_and_no_other(daemon: Daemon) -> None:
 def test_populations_and_scores_are_those_of_the_source(daemon: Daemon, lakehouse: Lakehouse, points: History) -> None:
     for day in (FIRST_DTREF, today()):
         for key in FEATURES:
-            assert {row["idCliente"] for row in rows(lakehouse, key, dtRef=day)} == points.population(day), (key, day)
+            table = contents(lakehouse, key)
+            assert set(table.filter(pc.field("dtRef") == day)["idCliente"].to_pylist()) == points.population(day)
     scores = rows(lakehouse, SCORES)
     assert {row["idCliente"] for row in scores} == points.population(today())
     assert len(scores) == 2 * len(points.population(today()))
 
 
 def test_the_model_was_judged_on_later_dtrefs(daemon: Daemon) -> None:
-    [check] = checks(daemon, "judged_on_later_dtrefs").values()
+    check = daemon.checks["judged_on_later_dtrefs", "churn"]
 
     assert check.passed
     assert 0 <= check.metadata["auc"].value <= 1
@@ -123,9 +119,9 @@ def test_the_model_was_judged_on_later_dtrefs(daemon: Daemon) -> None:
 
 
 def test_no_file_was_quarantined(daemon: Daemon) -> None:
-    found = checks(daemon, "no_quarantined_files")
-
-    assert {table: check.passed for table, check in found.items()} == {
+    assert {
+        table: check.passed for (name, table), check in daemon.checks.items() if name == "no_quarantined_files"
+    } == {
         "customers": True,
         "transactions": True,
         "transactions_product": True,
@@ -152,7 +148,7 @@ def test_touched_days_were_told_before_silver_was_committed(daemon: Daemon, lake
 def test_running_a_partition_again_changes_nothing(daemon: Daemon, lakehouse: Lakehouse) -> None:
     keys = sorted(daemon.graph.materializable_asset_keys - {CHURN}, key=str)
     unversioned = {*FEATURES, *GOLD, SCORES}
-    before = {key: rows(lakehouse, key) for key in keys}
+    before = {key: contents(lakehouse, key) for key in keys}
     versions = {key: lakehouse.lake.open(".".join(key.path)).version() for key in keys if key not in unversioned}
     told = len(touched(daemon))
 
@@ -163,7 +159,7 @@ def test_running_a_partition_again_changes_nothing(daemon: Daemon, lakehouse: La
     assert daemon.materialize([SCORES], str(today())).success
 
     for key in keys:
-        assert rows(lakehouse, key) == before[key], key
+        assert contents(lakehouse, key).equals(before[key]), key
     assert {key: lakehouse.lake.open(".".join(key.path)).version() for key in versions} == versions
     assert len(touched(daemon)) == told
     daemon.settle()
@@ -211,7 +207,7 @@ def test_a_broken_file_is_shown_by_the_check_and_holds_back_no_other(daemon: Dae
     daemon.sense("landing_sensor")
     daemon.settle()
 
-    check = checks(daemon, "no_quarantined_files")["customers"]
+    check = daemon.checks["no_quarantined_files", "customers"]
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert "cdc/customers/broken.parquet" in str(check.metadata["quarantine"].value)
