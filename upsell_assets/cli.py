@@ -63,7 +63,7 @@ def up(
         Path | None, typer.Option(help="Folder of CSV dumps to fill the embedded database from.")
     ] = None,
     customers: Annotated[int, typer.Option(min=1, help="Customers to simulate.")] = 3000,
-    days: Annotated[int, typer.Option(min=1, help="Days of history to simulate.")] = 365,
+    days: Annotated[int, typer.Option(min=1, help="Days of history to simulate.")] = 180,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web interface; 0: any free one.")] = 0,
 ) -> None:
     """Bring everything up: services, data, full load, Dagster with all sensors.

@@ -51,7 +51,7 @@ class Options:
     once: bool = False
     seed_from: Path | None = None
     customers: int = 3000
-    days: int = 365
+    days: int = 180
     port: int = 0
 
 
