@@ -238,8 +238,10 @@ def _live_activity(running: Running, say: Say, *, on: bool) -> Iterator[None]:
 
 
 def _complete(supervisor: Supervisor, running: Running, options: Options, started: float, report: Reporter) -> bool:
-    """Say how the graph fills until every asset is there (with `once`: until all has flowed through); False: it
-    was stopped before."""
+    """Say how the graph fills until every asset is there (with `once`: until all has flowed through).
+
+    Returns whether it is; False: somebody asked to stop before.
+    """
     import dagster as dg
 
     from upsell_assets.definitions import build_defs
