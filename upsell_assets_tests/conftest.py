@@ -32,17 +32,22 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture
-def open_lakehouse(services: Running) -> OpenLakehouse:
+def open_lakehouse(services: Running) -> Iterator[OpenLakehouse]:
     """Opens a lake in a bucket of its own, with settings changed as the test says."""
+    opened: list[Lakehouse] = []
 
     def open_(**changed: object) -> Lakehouse:
         values = {name: getattr(services.settings, name) for name in Settings.model_fields}
         bucket = f"lake-{uuid4().hex[:12]}"
         lakehouse = Lakehouse(Settings(**{**values, "s3_bucket": bucket, **changed}))
         lakehouse.store.client.create_bucket(Bucket=bucket)
+        opened.append(lakehouse)
         return lakehouse
 
-    return open_
+    yield open_
+    # The server has room for some 75 buckets; it deletes one with all that is in it.
+    for lakehouse in opened:
+        lakehouse.store.client.delete_bucket(Bucket=lakehouse.store.bucket)
 
 
 @pytest.fixture

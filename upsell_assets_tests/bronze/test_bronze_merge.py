@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, date, datetime
@@ -280,6 +280,47 @@ def test_columns_with_awkward_names_are_merged(local_lake: Lake) -> None:
         merge(local_lake, of, pa.Table.from_pylist([rows], merging.change_schema(of)))
 
     assert local_lake.open(table_name(of)).to_pyarrow_table()["Group"].to_pylist() == [2]
+
+
+def meanwhile(patch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], object]) -> None:
+    """Let something happen once, right after the next call of a function."""
+    original = getattr(owner, name)
+
+    def and_then(*arguments: Any, **named: Any) -> Any:
+        found = original(*arguments, **named)
+        patch.setattr(owner, name, original)
+        act()
+        return found
+
+    patch.setattr(owner, name, and_then)
+
+
+SEAMS = pytest.mark.parametrize(("owner", "name"), [(Lake, "open_or_create"), (merging, "read_floors")])
+
+
+@SEAMS
+def test_a_delete_remembered_meanwhile_holds_back_an_older_insert(
+    local_lake: Lake, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    take(local_lake, FULL)
+    meanwhile(monkeypatch, owner, name, lambda: take(local_lake, FULL, changed("D", 2)))
+
+    take(local_lake, FULL, changed("I", 1))
+
+    assert holds(local_lake, FULL).live == {}
+
+
+@SEAMS
+def test_a_load_ended_meanwhile_settles_an_older_insert(
+    local_lake: Lake, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    take(local_lake, FULL)
+    meanwhile(monkeypatch, owner, name, lambda: end_load(local_lake, FULL, Position(START.replace(hour=2)), "load"))
+
+    take(local_lake, FULL, changed("I", 1))
+
+    assert holds(local_lake, FULL).live == {}
+    assert set(holds(local_lake, FULL).tombstones) == {("a",)}
 
 
 def write_shares(root: str, shares: list[list[Change]]) -> None:

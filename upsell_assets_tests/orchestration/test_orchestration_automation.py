@@ -84,6 +84,24 @@ def everything_is_made(daemon: Daemon) -> None:
     assert asked(daemon) == {}
 
 
+@pytest.fixture(scope="module")
+def lived(defs: dg.Definitions) -> Iterator[Daemon]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        daemon = Daemon(defs, instance)
+        everything_is_made(daemon)
+        yield daemon
+
+
+@pytest.fixture
+def settled(lived: Daemon) -> Daemon:
+    """Everything was made and nothing is asked for, whatever the test before has left."""
+    while left := asked(lived):
+        for asset, days in left.items():
+            for day in days:
+                made(lived, asset, day=day)
+    return lived
+
+
 def test_nothing_landed_asks_for_nothing(daemon: Daemon) -> None:
     assert asked(daemon) == {}
     assert asked(daemon) == {}
@@ -115,73 +133,62 @@ def test_silver_follows_bronze_and_each_of_its_tables_is_asked_for_once(daemon: 
     assert lines < products
 
 
-def test_a_landing_of_one_table_asks_for_that_table_down_to_silver(daemon: Daemon) -> None:
-    everything_is_made(daemon)
+def test_a_landing_of_one_table_asks_for_that_table_down_to_silver(settled: Daemon) -> None:
+    made(settled, "raw/upsell/customers", day=LANDED)
+    assert asked(settled) == {"bronze/upsell/customers": {str(LANDED)}}
+    made(settled, "bronze/upsell/customers", day=LANDED)
 
-    made(daemon, "raw/upsell/customers", day=LANDED)
-    assert asked(daemon) == {"bronze/upsell/customers": {str(LANDED)}}
-    made(daemon, "bronze/upsell/customers", day=LANDED)
-
-    assert asked(daemon) == {"silver/upsell/cliente": {None}, "silver/upsell/cliente_historico": {None}}
+    assert asked(settled) == {"silver/upsell/cliente": {None}, "silver/upsell/cliente_historico": {None}}
 
 
 @pytest.mark.parametrize("table", ["feature_store/upsell/fs_pontos", "gold/upsell/monthly_report"])
-def test_a_touched_dtref_asks_for_exactly_that_dtref_of_exactly_that_table(daemon: Daemon, table: str) -> None:
-    everything_is_made(daemon)
+def test_a_touched_dtref_asks_for_exactly_that_dtref_of_exactly_that_table(settled: Daemon, table: str) -> None:
     days = [(today() - timedelta(back)).isoformat() for back in (8, 3)]
 
     for day in days:
-        made(daemon, f"silver/upsell/_touched/{table.rpartition('/')[2]}", day=day)
+        made(settled, f"silver/upsell/_touched/{table.rpartition('/')[2]}", day=day)
 
-    assert asked(daemon) == {table: set(days)}
-
-
-def test_silver_alone_asks_no_dtref(daemon: Daemon) -> None:
-    everything_is_made(daemon)
-
-    made(daemon, *SILVER)
-
-    assert all(key.startswith("silver/") for key in asked(daemon))
+    assert asked(settled) == {table: set(days)}
 
 
-def test_the_same_dtref_touched_again_is_asked_for_again(daemon: Daemon) -> None:
-    everything_is_made(daemon)
+def test_silver_alone_asks_no_dtref(settled: Daemon) -> None:
+    made(settled, *SILVER)
 
+    assert all(key.startswith("silver/") for key in asked(settled))
+
+
+def test_the_same_dtref_touched_again_is_asked_for_again(settled: Daemon) -> None:
     for _ in range(2):
-        made(daemon, "silver/upsell/_touched/fs_geral", day=DTREF)
-        assert asked(daemon) == {"feature_store/upsell/fs_geral": {DTREF}}
-        made(daemon, "feature_store/upsell/fs_geral", day=DTREF)
+        made(settled, "silver/upsell/_touched/fs_geral", day=DTREF)
+        assert asked(settled) == {"feature_store/upsell/fs_geral": {DTREF}}
+        made(settled, "feature_store/upsell/fs_geral", day=DTREF)
 
 
-def test_scores_wait_for_all_features_of_their_dtref(daemon: Daemon) -> None:
-    everything_is_made(daemon)
+def test_scores_wait_for_all_features_of_their_dtref(settled: Daemon) -> None:
     day = today().isoformat()
 
-    made(daemon, "silver/upsell/_touched/models", day=day)
-    made(daemon, *FEATURES[:-1], day=day)
-    assert asked(daemon) == {}
+    made(settled, "silver/upsell/_touched/models", day=day)
+    made(settled, *FEATURES[:-1], day=day)
+    assert asked(settled) == {}
 
-    made(daemon, FEATURES[-1], day=day)
-    assert asked(daemon) == {SCORES: {day}}
-
-
-def test_late_data_never_asks_for_scores_that_were_issued(daemon: Daemon) -> None:
-    everything_is_made(daemon)
-
-    made(daemon, *FEATURES, day=DTREF)
-    made(daemon, "silver/upsell/_touched/models", day=DTREF)
-    made(daemon, CHURN)
-
-    assert asked(daemon) == {}
+    made(settled, FEATURES[-1], day=day)
+    assert asked(settled) == {SCORES: {day}}
 
 
-def test_late_data_never_asks_for_scores_of_a_past_dtref_that_had_none(daemon: Daemon) -> None:
-    everything_is_made(daemon)
+def test_late_data_never_asks_for_scores_that_were_issued(settled: Daemon) -> None:
+    made(settled, *FEATURES, day=DTREF)
+    made(settled, "silver/upsell/_touched/models", day=DTREF)
+    made(settled, CHURN)
+
+    assert asked(settled) == {}
+
+
+def test_late_data_never_asks_for_scores_of_a_past_dtref_that_had_none(settled: Daemon) -> None:
     past = (today() - timedelta(6)).isoformat()
 
-    made(daemon, *FEATURES, day=past)
+    made(settled, *FEATURES, day=past)
 
-    assert asked(daemon) == {}
+    assert asked(settled) == {}
 
 
 def test_the_model_is_trained_again_on_monday_morning_and_not_when_features_change(daemon: Daemon) -> None:

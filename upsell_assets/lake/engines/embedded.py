@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from upsell_assets.errors import PermanentError
-from upsell_assets.lake.duck import connect, register
+from upsell_assets.lake.duck import connect, quote, register
 from upsell_assets.lake.engines import Capabilities, Query
 from upsell_assets.lake.sql import bind, source_tables, to_duckdb
 from upsell_assets.lake.tables import Lake
@@ -35,7 +35,7 @@ class EmbeddedEngine:
             else:
                 register(connection, names[name], self.lake.open(name, query.versions.get(name)))
         try:
-            result = connection.sql(to_duckdb(bind(query.tree, names, query.params)))
+            result = _as_spark_counts(connection.sql(to_duckdb(bind(query.tree, names, query.params))))
             reader = result.to_arrow_reader(BATCH_ROWS)
         except duckdb.Error as error:
             connection.close()
@@ -44,6 +44,18 @@ class EmbeddedEngine:
 
     def close(self) -> None:
         """Nothing is held between queries."""
+
+
+def _as_spark_counts(rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """A sum of bigint is bigint in Spark and wider in DuckDB; one that does not fit is refused by both."""
+    kinds = [str(kind) for kind in rows.types]
+    if "HUGEINT" not in kinds:
+        return rows
+    columns = (
+        f"CAST({quote(name)} AS BIGINT) AS {quote(name)}" if kind == "HUGEINT" else quote(name)
+        for name, kind in zip(rows.columns, kinds, strict=True)
+    )
+    return rows.project(", ".join(columns))
 
 
 def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
