@@ -15,13 +15,9 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from upsell_assets.contracts import Contract, arrow_type
+from upsell_assets.lake.duck import quote
 from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE
 from upsell_assets.raw.landing import full_load_prefix
-
-
-def quote(name: str) -> str:
-    """An identifier, quoted."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def same_key(contract: Contract, left: str, right: str) -> str:

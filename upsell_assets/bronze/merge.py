@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from pyarrow.dataset import Dataset
 
 from upsell_assets.bronze.floors import read_floors, write_floor
-from upsell_assets.bronze.law import below_floor, judged, newest_floor, quote, same_key
+from upsell_assets.bronze.law import below_floor, judged, newest_floor, same_key
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.duck import connect
+from upsell_assets.lake.duck import connect, quote, register
 from upsell_assets.lake.tables import Lake, UnknownTableError, commit_properties, retry_conflicts
 from upsell_assets.raw.files import OP, Position, change_schema, order_fields
 
@@ -115,10 +114,8 @@ def _merge_once(
     live = lake.open_or_create(table_name(contract), live_schema(contract))
     tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))
     with connect() as connection:
-        # The keys of a join, pushed into the scan, would come as an is_in over string views, which Arrow has not.
-        connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
-        connection.register("live_rows", _dataset(live))
-        connection.register("tombstone_rows", _dataset(tombstones))
+        register(connection, "live_rows", live)
+        register(connection, "tombstone_rows", tombstones)
         connection.register("floors", read_floors(lake, contract))
         connection.execute(f"CREATE TEMP TABLE floor AS {newest_floor(contract)}")
         if changes is None:
@@ -135,17 +132,6 @@ def _merge_once(
         # A commit of its own makes a concurrent merge of an older change fail and look again.
         _append(live, live_schema(contract).empty_table(), tokens)
     return Merged(staged.num_rows - deletes, deletes, buried.num_rows, live.version())
-
-
-def _dataset(table: DeltaTable) -> Dataset:
-    """The rows of a table, text as string views.
-
-    A MERGE of delta-rs marks the text of the files that it writes as string views, an append does not; a filter on
-    text that DuckDB pushes into the scan fails on the former unless the whole is read as views.
-    """
-    schema = pa.schema(table.schema().to_arrow())
-    views = [field.with_type(pa.string_view()) if field.type == pa.string() else field for field in schema]
-    return table.to_pyarrow_dataset(schema=pa.schema(views))
 
 
 def _decide(connection: duckdb.DuckDBPyConnection, contract: Contract) -> tuple[pa.Table, pa.Table, bool]:
