@@ -59,4 +59,4 @@ def lakehouse(open_lakehouse: OpenLakehouse) -> Lakehouse:
 @pytest.fixture
 def local_lake(tmp_path: Path) -> Lake:
     """Delta tables in a folder: for what does not depend on the object store."""
-    return Lake(str(tmp_path / "lake"))
+    return Lake.at(tmp_path / "lake")

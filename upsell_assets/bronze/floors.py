@@ -38,6 +38,6 @@ def write_floor(lake: Lake, contract: Contract, position: Position) -> None:
 def read_floors(lake: Lake, contract: Contract) -> pa.Table:
     """All floors of a table, in no order."""
     try:
-        return lake.open(floors_name(contract)).to_pyarrow_dataset().to_table()
+        return lake.rows(lake.open(floors_name(contract))).to_table()
     except UnknownTableError:
         return _schema(contract).empty_table()

@@ -114,8 +114,8 @@ def _merge_once(
     live = lake.open_or_create(table_name(contract), live_schema(contract))
     tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))
     with connect() as connection:
-        register(connection, "live_rows", live)
-        register(connection, "tombstone_rows", tombstones)
+        register(connection, "live_rows", lake.rows(live))
+        register(connection, "tombstone_rows", lake.rows(tombstones))
         connection.register("floors", read_floors(lake, contract))
         connection.execute(f"CREATE TEMP TABLE floor AS {newest_floor(contract)}")
         if changes is None:

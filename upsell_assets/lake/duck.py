@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 import pyarrow as pa
-from deltalake import DeltaTable
+from pyarrow.dataset import Dataset
 
 _EMPTY = {pa.string(): "''", pa.binary(): "''::BLOB"}
 
@@ -16,19 +16,18 @@ def connect() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def register(connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable) -> None:
-    """Make the rows of a Delta table readable under a name; files and partitions that cannot match are not read.
+def register(connection: duckdb.DuckDBPyConnection, name: str, rows: Dataset) -> None:
+    """Make the rows of a table (`Lake.rows`) readable under a name; files and partitions that cannot match are not read.
 
     Conditions on text are not pushed into the scan: a MERGE of delta-rs marks the text of the files that it writes as
     string views, an append does not, and Arrow cannot compare the two. Columns that are expressions are not pushed.
     """
-    dataset = table.to_pyarrow_dataset()
     hidden = [
         f"{quote(column.name)} || {_EMPTY[column.type]} AS {quote(column.name)}"
-        for column in dataset.schema
+        for column in rows.schema
         if column.type in _EMPTY
     ]
-    connection.register(f"{name}_files", dataset)
+    connection.register(f"{name}_files", rows)
     columns = f"* REPLACE ({', '.join(hidden)})" if hidden else "*"
     connection.execute(
         f"CREATE TEMP VIEW {quote(name)} AS SELECT {columns} FROM {quote(f'{name}_files')}"  # noqa: S608 (quoted)

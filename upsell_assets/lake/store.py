@@ -16,12 +16,14 @@ from hashlib import md5
 from typing import TYPE_CHECKING
 
 import boto3
+import pyarrow.fs as pafs
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
 from upsell_assets.errors import PermanentError, RetryableError, UpsellError
 
 if TYPE_CHECKING:
+    from botocore.credentials import ReadOnlyCredentials
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
@@ -94,15 +96,17 @@ class ObjectStore:
             ),
         )
 
-    def delta_options(self) -> dict[str, str]:
-        """Options for delta-rs, with the credentials of this moment; take them anew for each opening."""
+    def _credentials(self) -> ReadOnlyCredentials:
         try:
-            found = self._session.get_credentials()
-            if found is None:
-                raise NoCredentialsError
-            credentials = found.get_frozen_credentials()
+            if found := self._session.get_credentials():
+                return found.get_frozen_credentials()
+            raise NoCredentialsError
         except BotoCoreError as error:
             raise self._error("read credentials", error) from error
+
+    def delta_options(self) -> dict[str, str]:
+        """Options for delta-rs, with the credentials of this moment; take them anew for each opening."""
+        credentials = self._credentials()
         options = {
             "aws_region": self.region,
             "aws_access_key_id": credentials.access_key or "",
@@ -117,6 +121,22 @@ class ObjectStore:
             options["aws_allow_http"] = str(self.endpoint.startswith("http://")).lower()
             options["aws_virtual_hosted_style_request"] = "false"
         return options
+
+    def arrow_files(self) -> pafs.FileSystem:
+        """The bucket as Arrow's own filesystem, with the credentials of this moment."""
+        credentials = self._credentials()
+        scheme, _, address = (self.endpoint or "").rpartition("://")
+        s3 = pafs.S3FileSystem(
+            access_key=credentials.access_key,
+            secret_key=credentials.secret_key,
+            session_token=credentials.token,
+            region=self.region,
+            endpoint_override=address or None,
+            scheme=scheme or "https",
+            connect_timeout=5,
+            request_timeout=60,
+        )
+        return pafs.SubTreeFileSystem(self.bucket, s3)
 
     def uri(self, path: str) -> str:
         """The `s3://` address of a path in the bucket."""

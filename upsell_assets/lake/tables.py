@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from upsell_assets.errors import PermanentError, RetryableError
 
 if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
+
     from upsell_assets.lake.store import ObjectStore
 
 T = TypeVar("T")
@@ -37,15 +41,24 @@ class UnknownTableError(PermanentError):
 
 @dataclass(frozen=True)
 class Lake:
-    """The root of all tables; `options` gives the storage options of this moment (credentials refresh)."""
+    """The root of all tables.
+
+    `options` gives the storage options of this moment (credentials refresh), `files` the filesystem at the root.
+    """
 
     root: str
-    options: Callable[[], dict[str, str]] = dict
+    options: Callable[[], dict[str, str]]
+    files: Callable[[], pafs.FileSystem]
 
     @classmethod
     def of(cls, store: ObjectStore) -> Lake:
         """The lake in a bucket."""
-        return cls(f"s3://{store.bucket}", store.delta_options)
+        return cls(f"s3://{store.bucket}", store.delta_options, store.arrow_files)
+
+    @classmethod
+    def at(cls, folder: Path) -> Lake:
+        """A lake in a folder of this machine."""
+        return cls(str(folder), dict, lambda: pafs.SubTreeFileSystem(str(folder), pafs.LocalFileSystem()))
 
     def uri(self, name: str) -> str:
         """Where the table `layer.schema.table` lies."""
@@ -66,6 +79,15 @@ class Lake:
             return DeltaTable(self.uri(name), version=version, storage_options=self.options())
         except TableNotFoundError as error:
             raise UnknownTableError(f"{name}: no such table in {self.root} yet.") from error
+
+    def rows(self, table: DeltaTable) -> Dataset:
+        """The rows of an opened table, read lazily; files whose statistics exclude a row are skipped.
+
+        Arrow reads through its own filesystem: through that of delta-rs, which is written in Python, its threads
+        need the interpreter, and one that is still reading when a process ends aborts it or hangs it.
+        """
+        path = "/".join(table.table_uri.strip("/").split("/")[-3:])
+        return table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(path, self.files()))
 
     def open_or_create(self, name: str, schema: pa.Schema, *, partition_by: tuple[str, ...] = ()) -> DeltaTable:
         """The table, made empty at version 0 where there was none."""

@@ -85,7 +85,7 @@ class Ledger:
             return {}
         # Of two records of one moment the same one counts each time: that of the file taken in.
         order = [("recorded_at", "ascending"), ("state", "descending")]
-        rows = self.lake.open(self.name).to_pyarrow_dataset().to_table(filter=wanted).sort_by(order)
+        rows = self.lake.rows(self.lake.open(self.name)).to_table(filter=wanted).sort_by(order)
         return {
             (row["key"], row["etag"]): Record(
                 LandedFile(row["key"], row["etag"], row["size"], row["day"], row["load"]),

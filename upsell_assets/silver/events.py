@@ -30,7 +30,7 @@ def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> E
     """The first and the newest day with an event, now or once `change` of the transactions is committed."""
     with connect() as connection:
         if lake.exists(TRANSACTIONS):
-            register(connection, "held", lake.open(TRANSACTIONS))
+            register(connection, "held", lake.rows(lake.open(TRANSACTIONS)))
         else:
             connection.register("held", pa.table({"idTransacao": pa.array([], pa.string()), "dtTransacao": _NO_TIMES}))
         times = "SELECT dtTransacao FROM held"
@@ -59,7 +59,7 @@ def line_days(lake: Lake, change: Difference, now: datetime) -> set[date]:
     if not lake.exists(TRANSACTIONS):
         return set()
     with connect() as connection:
-        register(connection, "held", lake.open(TRANSACTIONS))
+        register(connection, "held", lake.rows(lake.open(TRANSACTIONS)))
         connection.register("old", change.old)
         connection.register("new", change.new)
         found = connection.sql(

@@ -104,7 +104,7 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     with connect() as connection:
         rows, keys = _touched(connection, lake, table, since, sources)
         new = engine.run(_query(table, rows, sources)).read_all()
-        difference = _difference(connection, table, target, new, keys)
+        difference = _difference(connection, table, lake, target, new, keys)
     if before_commit and (difference.old.num_rows or difference.new.num_rows):
         before_commit(difference)
     if target is None:
@@ -160,7 +160,7 @@ def _touched(
     if contract is None:
         return None, None
     for number, (name, version) in enumerate(sources.items()):
-        register(connection, f"source_{number}", lake.open(name, version))
+        register(connection, f"source_{number}", lake.rows(lake.open(name, version)))
     key = quote(table.source_key)
     news = " UNION ".join(
         f"SELECT {key} FROM source_{number} WHERE {VERSION} > {since[name] if since else -1}"
@@ -191,6 +191,7 @@ def _current_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, key
 def _difference(
     connection: duckdb.DuckDBPyConnection,
     table: SilverTable,
+    lake: Lake,
     target: DeltaTable | None,
     new: pa.Table,
     keys: pa.Table | None,
@@ -199,7 +200,7 @@ def _difference(
     if target is None:
         return Difference(new.schema.empty_table(), new)
     connection.register("new", new)
-    register(connection, "held", target)
+    register(connection, "held", lake.rows(target))
     of_keys = ""
     if keys is not None:
         connection.register("silver_keys", keys)

@@ -39,7 +39,7 @@ def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def new_lake(folder: Path) -> Lake:
-    return Lake(str(folder / uuid4().hex))
+    return Lake.at(folder / uuid4().hex)
 
 
 def holds(lake: Lake, of: Contract) -> Expected:
@@ -326,7 +326,7 @@ def test_a_load_ended_meanwhile_settles_an_older_insert(
 def write_shares(root: str, shares: list[list[Change]]) -> None:
     """One writer: merges its batches one after another."""
     for share in shares:
-        take(Lake(root), SEQUENCED, *share)
+        take(Lake.at(Path(root)), SEQUENCED, *share)
 
 
 def contested(rounds: random.Random) -> list[Change]:
@@ -338,7 +338,7 @@ def contested(rounds: random.Random) -> list[Change]:
 @pytest.mark.parametrize("writers", [2, 4])
 def test_threads_that_merge_one_table_at_once_lose_and_repeat_nothing(local_lake: Lake, writers: int) -> None:
     for number in range(2):
-        lake, changes = Lake(f"{local_lake.root}/{number}"), contested(random.Random(number))
+        lake, changes = Lake.at(Path(local_lake.root, str(number))), contested(random.Random(number))
         shares = [[changes[w::writers][n::3] for n in range(3)] for w in range(writers)]
         with ThreadPoolExecutor(writers) as pool:
             for done in [pool.submit(write_shares, lake.root, share) for share in shares]:

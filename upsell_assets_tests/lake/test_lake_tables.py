@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
+from pyarrow.fs import LocalFileSystem, PyFileSystem
 
 from upsell_assets.errors import RetryableError
 from upsell_assets.lake.duck import connect, register
@@ -177,7 +178,7 @@ def test_a_name_has_three_parts(local_lake: Lake, name: str) -> None:
 
 def test_a_name_says_where_the_table_lies() -> None:
     assert split(NAME) == ("gold", "upsell", "report")
-    assert Lake("s3://bucket").uri(NAME) == "s3://bucket/gold/upsell/report"
+    assert Lake("s3://bucket", dict, LocalFileSystem).uri(NAME) == "s3://bucket/gold/upsell/report"
 
 
 def test_an_older_version_can_be_pinned(lake: Lake) -> None:
@@ -290,7 +291,7 @@ def test_conditions_hold_over_files_of_appends_and_of_merges(
     local_lake: Lake, condition: str, points: list[int]
 ) -> None:
     with connect() as connection:
-        register(connection, "t", merged(local_lake))
+        register(connection, "t", local_lake.rows(merged(local_lake)))
         found = connection.sql(f"SELECT points FROM t WHERE {condition} ORDER BY points").fetchall()
 
     assert [value for (value,) in found] == points
@@ -302,8 +303,18 @@ def test_a_registered_table_keeps_names_types_and_nulls(local_lake: Lake) -> Non
     local_lake.replace(NAME, table.to_reader(), partitions={})
 
     with connect() as connection:
-        register(connection, "t", local_lake.open(NAME))
+        register(connection, "t", local_lake.rows(local_lake.open(NAME)))
         found = connection.sql("FROM t ORDER BY day").to_arrow_table()
 
     assert found.to_pylist() == table.to_pylist()
     assert found.schema.equals(schema)
+
+
+def test_no_thread_of_arrow_needs_the_interpreter_to_read(local_lake: Lake) -> None:
+    """Else one that reads ahead while a process ends hangs it or aborts it."""
+    local_lake.replace(NAME, rows((MON, "a", 1)), partitions={"dtRef": [MON]})
+
+    found = local_lake.rows(local_lake.open(NAME))
+
+    assert not isinstance(found.filesystem.base_fs, PyFileSystem)
+    assert found.to_table().to_pylist() == [{"dtRef": MON, "name": "a", "points": 1}]

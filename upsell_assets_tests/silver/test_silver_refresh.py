@@ -75,7 +75,7 @@ def test_silver_equals_a_recompute_after_any_merges_and_refreshes(drawn: list[Ch
     arrival = changes + chance.sample(changes, chance.randint(0, len(changes)))
     chance.shuffle(arrival)
     with TemporaryDirectory() as folder:
-        lake, bronze = Lake(folder), Bronze()
+        lake, bronze = Lake.at(Path(folder)), Bronze()
         take_in(lake)
         while arrival:
             batch, arrival = arrival[: (size := chance.randint(1, 6))], arrival[size:]

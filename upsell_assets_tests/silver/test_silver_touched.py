@@ -230,7 +230,7 @@ def touched_by_refreshes(before: History, after: History, order: list[str]) -> T
     found: Touched = {}
     old, new = silver(before), silver(after)
     with TemporaryDirectory() as folder:
-        lake = Lake(folder)
+        lake = Lake.at(Path(folder))
         for name in order:
             lake.replace(name, old[name].to_reader(), partitions={})
         for name in order:
@@ -283,7 +283,7 @@ def test_the_references_can_tell_a_change(name: str) -> None:
 
 
 def test_a_lake_without_transactions_touches_nothing_by_lines_and_flags(tmp_path: Path) -> None:
-    lake = Lake(str(tmp_path))
+    lake = Lake.at(tmp_path)
     empty, some = silver(History([])), silver(History([Event("ana", NOW, 1, ("ChatMessage",))]))
 
     assert events.event_days(lake, NOW) is None

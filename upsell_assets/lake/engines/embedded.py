@@ -33,7 +33,7 @@ class EmbeddedEngine:
             if (rows := query.relations.get(name)) is not None:
                 connection.register(names[name], rows)
             else:
-                register(connection, names[name], self.lake.open(name, query.versions.get(name)))
+                register(connection, names[name], self.lake.rows(self.lake.open(name, query.versions.get(name))))
         try:
             result = _as_spark_counts(connection.sql(to_duckdb(bind(query.tree, names, query.params))))
             reader = result.to_arrow_reader(BATCH_ROWS)
