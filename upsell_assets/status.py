@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from upsell_assets.bronze.merge import table_name
+from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import UpsellError
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -83,10 +83,11 @@ def capture_lag(lakehouse: Lakehouse) -> dict[str, object] | None:
 
 
 def _files(lakehouse: Lakehouse, contract: Contract) -> tuple[int, int]:
-    records = Ledger(lakehouse.lake, contract).records()
-    files = landed(lakehouse.store, contract)
-    waiting = sum((file.key, file.etag) not in records for file in files)
-    return waiting, sum(record.state == "quarantined" for record in records.values())
+    ledger, files = Ledger(lakehouse.lake, contract), landed(lakehouse.store, contract)
+    known = ledger.known(files)
+    done = {version for version, (state, _) in known.items() if state != "retry"}
+    waiting = sum((file.key, file.etag) not in done for file in files)
+    return waiting, len(ledger.quarantined())
 
 
 def _behind(lakehouse: Lakehouse, table: SilverTable) -> int | None:

@@ -1,13 +1,15 @@
 """One raw file held against its contract: accepted and read as change rows, or rejected with a reason.
 
-Here: headers, types, operations, keys and order columns of a file. Not here: what came before. Whether a file
-is accepted depends on the file and the contract only, so that the order of arrival cannot decide it.
+Here: headers, types, operations, keys and order columns of a file, and what was decided where they are not as the
+contract has them. Not here: what came before. Whether a file is accepted depends on the file and the contract only,
+so that the order of arrival cannot decide it.
 """
 
 from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,6 +23,8 @@ from upsell_assets.raw.landing import LandedFile
 
 OP, MODIFIED, SEQUENCE, FILE, ROW = "_op", "_modified_date", "_change_seq", "_file", "_row"
 _INSTANT = pa.timestamp("us", tz="UTC")
+_SPELLED = {arrow_type(name): name for name in ("boolean", "tinyint", "smallint", "int", "bigint", "float", "double")}
+_SPELLED |= {arrow_type(name): name for name in ("date", "timestamp")}
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,14 @@ class Position:
     def __str__(self) -> str:
         """The position as the ledger spells it."""
         return f"{self.modified_date.isoformat() if self.modified_date else ''}/{self.change_seq or ''}"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A file's change rows, and what was decided of columns that are not as the contract has them."""
+
+    changes: pa.Table
+    decisions: tuple[str, ...] = ()
 
 
 def change_schema(contract: Contract) -> pa.Schema:
@@ -53,7 +65,7 @@ def order_fields(contract: Contract) -> list[pa.Field]:
     ]
 
 
-def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Position | None = None) -> pa.Table:
+def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Position | None = None) -> Accepted:
     """The change rows of one file (see `change_schema`; undeclared columns follow).
 
     Args:
@@ -65,7 +77,7 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     Raises:
         FileRejectedError: the file breaks the contract; the text is the reason for quarantine.
     """
-    found = _read_parquet(body)
+    found = read_parquet(body)
     columns = _by_lower_name(found)
     rows = {name: _take(found, columns, name, contract) for name in contract.columns}
     _check_keys(rows, contract)
@@ -74,12 +86,22 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     rows[FILE] = pa.repeat(pa.scalar(file.key), found.num_rows)
     rows[ROW] = pa.array(range(found.num_rows), pa.int64())
     changes = pa.table(rows, schema=change_schema(contract))
+    read = {name: name for name in contract.columns}
+    read |= {} if file.load is not None else {contract.operations.column: OP}
+    read |= {} if position else {name[1:]: name for name in (MODIFIED, SEQUENCE)}
+    decisions = [*_decisions(found.schema, columns, changes.schema, read)]
     for name, values in _undeclared(found, columns, contract).items():
         changes = changes.append_column(name, values)
-    return changes
+        decisions.append(f"{name}: not declared, added as {_spelled(values.type)}")
+    return Accepted(changes, tuple(decisions))
 
 
-def _read_parquet(body: bytes) -> pa.Table:
+def read_parquet(body: bytes) -> pa.Table:
+    """The rows of a file as it has them.
+
+    Raises:
+        FileRejectedError: the bytes are not parquet, or what they hold is broken.
+    """
     try:
         found = pq.read_table(io.BytesIO(body))
         found.validate(full=True)  # parquet says of text that it is UTF-8, and does not look
@@ -282,6 +304,33 @@ def _plain_type(kind: pa.DataType) -> pa.DataType | None:
     if pa.types.is_date(kind):
         return pa.date32()
     return {"text": pa.string(), "binary": pa.binary(), "boolean": pa.bool_()}.get(_kind(kind))
+
+
+def _decisions(found: pa.Schema, columns: dict[str, str], taken: pa.Schema, read: dict[str, str]) -> Iterator[str]:
+    """What was decided, column by column; that columns stand in another order is no decision.
+
+    `read` maps the headers of the contract to the columns of the change rows that were read from them.
+    """
+    for header, name in read.items():
+        source = columns.get(header.lower())
+        if source is None:
+            if header == name:
+                yield f"{name}: missing, null"
+            continue
+        if source != header:
+            yield f"{source} read as {header}"
+        before, after = found.field(source).type, taken.field(name).type
+        if pa.types.is_dictionary(before):
+            before = before.value_type
+        if before != after and not (_kind(before) == _kind(after) in ("text", "binary") or pa.types.is_null(before)):
+            yield f"{header}: {_spelled(before)} cast to {_spelled(after)}"
+
+
+def _spelled(kind: pa.DataType) -> str:
+    """A type as contracts spell it, where they can."""
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision},{kind.scale})"
+    return _SPELLED.get(kind, str(kind))
 
 
 def as_utc(value: datetime) -> datetime:

@@ -82,6 +82,14 @@ def landed_parts(store: ObjectStore, contract: Contract) -> list[LandedFile]:
     return [file for entry in store.list(prefix) if (file := _landed(prefix, entry, full_load=True))]
 
 
+def landed_at(store: ObjectStore, contract: Contract, key: str) -> LandedFile | None:
+    """The file that lies at a key now, or None."""
+    full_load = key.startswith(full_load_prefix(contract))
+    prefix = full_load_prefix(contract) if full_load else cdc_prefix(contract)
+    found = (_landed(prefix, entry, full_load=full_load) for entry in store.list(key) if entry.key == key)
+    return next(found, None)
+
+
 def _cdc_objects(store: ObjectStore, prefix: str, days: list[date] | None) -> Iterator[StoredObject]:
     if days is None:
         yield from store.list(prefix)

@@ -1,23 +1,28 @@
 """The ledger: which files were taken in, which are in quarantine, and why.
 
-One Delta table per schema, `raw.<schema>._ledger`, partitioned by table and landing day, only ever appended to:
-the newest record of a file (key and etag) counts. A file is written down after its rows are in bronze, so that
-a crash in between repeats it, which changes nothing.
+One Delta table per schema, `raw.<schema>._ledger`, partitioned by table, only ever appended to: the newest record
+of a version of a file (key and etag) counts. A file is written down after its rows are in bronze, so that a crash
+in between repeats it, which changes nothing. A full load is written down when it has ended, by the file that
+declares it. Small files are put together on the way: a ledger of a thousand commits is read as fast as one of ten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from functools import reduce
+from operator import and_
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import write_deltalake
+from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError
 
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.tables import Lake
+from upsell_assets.lake.tables import Lake, UnknownTableError, commit_properties, retry_conflicts
 from upsell_assets.raw.landing import EVER, LandedFile, Window
 
 State = Literal["accepted", "quarantined", "retry"]
@@ -35,20 +40,41 @@ SCHEMA = pa.schema(
         ("load", pa.string()),
         ("position", pa.string()),
         ("recorded_at", pa.timestamp("us", tz="UTC")),
+        ("decisions", pa.list_(pa.string())),
     ]
 )
+SMALL_FILES = 16
+"""More than so many files of one table are put together."""
+GROUP_ROWS = 16_384
+"""Records that are read together, of neighbouring days: a tick reads those of its own days."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the ledger says of one version of one file; `position` is the one that a full load gave its rows."""
+    """What the ledger says of one version of one file.
+
+    `position` is the one that a full load gave its rows, `decisions` what was made of columns that are not as the
+    contract has them. `recorded_at` (UTC) is set when the record is read.
+    """
 
     file: LandedFile
     state: State
     rows: int = 0
     reason: str | None = None
     position: str | None = None
+    decisions: tuple[str, ...] = ()
+    recorded_at: datetime | None = field(default=None, compare=False)
 
+
+class Known(NamedTuple):
+    """What must be known of a file to tell whether there is anything to do for it."""
+
+    state: State
+    position: str | None
+
+
+KnownFiles = dict[tuple[str, str], Known]
+"""What the newest record of each file says, by key and etag."""
 
 Records = dict[tuple[str, str], Record]
 """The newest record of each file, by key and etag."""
@@ -68,34 +94,45 @@ class Ledger:
 
     def records(self, window: Window = EVER) -> Records:
         """The newest record of each file (key, etag) that landed in the window."""
-        wanted = pc.field("table") == self.contract.table
+        wanted = pc.scalar(True)
         if window.first is not None:
             wanted &= pc.field("day") >= window.first
         if window.last is not None:
             wanted &= pc.field("day") <= window.last
-        return self._read(wanted)
+        return {(record.file.key, record.file.etag): record for record in _records(self._rows(wanted))}
 
-    def known(self, files: Iterable[LandedFile]) -> Records:
-        """The newest record of each of these files, and of what else landed on their days."""
-        days = {file.day for file in files}
-        return self._read((pc.field("table") == self.contract.table) & pc.field("day").isin(sorted(days)))
-
-    def _read(self, wanted: pc.Expression) -> Records:
-        if not self.lake.exists(self.name):
+    def known(self, files: Iterable[LandedFile]) -> KnownFiles:
+        """What is known of these files, and of what else landed on their days."""
+        days = sorted({file.day for file in files})
+        rows = self._rows(pc.field("day").isin(days), ["key", "etag", "state", "position"]) if days else None
+        if rows is None:
             return {}
-        # Of two records of one moment the same one counts each time: that of the file taken in.
+        key, etag, state, position = (rows[name].to_pylist() for name in ("key", "etag", "state", "position"))
+        return dict(zip(zip(key, etag, strict=True), map(Known, state, position), strict=True))
+
+    def quarantined(self) -> list[Record]:
+        """The files in quarantine, by key: those whose newest record, of whichever version, says so."""
+        newest = {record.file.key: record for record in _records(self._rows())}
+        return [newest[key] for key in sorted(newest) if newest[key].state == "quarantined"]
+
+    def history(self, ending: str) -> list[Record]:
+        """Every record of the files whose keys end so, oldest first."""
+        return _records(self._rows(pc.ends_with(pc.field("key"), ending)))
+
+    def _rows(self, wanted: pc.Expression | None = None, columns: list[str] | None = None) -> pa.Table | None:
+        """Records from oldest to newest."""
+        try:
+            found = self.lake.rows(self.lake.open(self.name))
+        except UnknownTableError:
+            return None
+        mine = pc.field("table") == self.contract.table
         order = [("recorded_at", "ascending"), ("state", "descending")]
-        rows = self.lake.rows(self.lake.open(self.name)).to_table(filter=wanted).sort_by(order)
-        return {
-            (row["key"], row["etag"]): Record(
-                LandedFile(row["key"], row["etag"], row["size"], row["day"], row["load"]),
-                row["state"],
-                row["rows"],
-                row["reason"],
-                row["position"],
-            )
-            for row in rows.to_pylist()
-        }
+        rows = found.to_table(
+            filter=mine if wanted is None else mine & wanted,
+            columns=columns and [*dict.fromkeys([*columns, *(name for name, _ in order)])],
+        )
+        # Of two records of one moment the same one counts each time: that of the file taken in.
+        return rows.sort_by(order)
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records; nothing to append makes no commit."""
@@ -113,10 +150,60 @@ class Ledger:
                 "load": record.file.load,
                 "position": record.position,
                 "recorded_at": now,
+                "decisions": list(record.decisions),
             }
             for record in records
         ]
         if rows:
-            table = self.lake.open_or_create(self.name, SCHEMA, partition_by=("table", "day"))
-            # Appends never conflict with each other: the library's own retries are right here.
-            write_deltalake(table, pa.Table.from_pylist(rows, SCHEMA), mode="append")
+            appended = pa.Table.from_pylist(rows, SCHEMA)
+            self._put_together(retry_conflicts(self.name, lambda: self._append(appended)))
+
+    def _append(self, rows: pa.Table) -> DeltaTable:
+        table = self.lake.open_or_create(self.name, SCHEMA, partition_by=("table",))
+        # Appends never conflict with each other, and the library's own retries are right; with a rewrite they may.
+        write_deltalake(table, rows, mode="append", schema_mode="merge")
+        return table
+
+    def _put_together(self, table: DeltaTable) -> None:
+        """Rewrite a partition that has many small files; whoever commits at the same time goes first.
+
+        Not by the library's compaction: of two at one time both commit, and every record is there twice.
+        """
+        files = pa.table(table.get_add_actions(flatten=True))
+        columns = table.metadata().partition_columns
+        found = files.group_by([f"partition.{name}" for name in columns]).aggregate(
+            [("path", "count"), ("size_bytes", "sum")]
+        )
+        for row in found.to_pylist():
+            values = {name: row[f"partition.{name}"] for name in columns}
+            # The larger a partition, the more rarely: a commit pays for a few of its bytes at most.
+            many = max(SMALL_FILES, row["size_bytes_sum"] // 2**20)
+            if values["table"] != self.contract.table or row["path_count"] <= many:
+                continue
+            wanted = [pc.field(name) == value for name, value in values.items()]
+            records = self.lake.rows(table).to_table(filter=reduce(and_, wanted)).sort_by("day")
+            with suppress(CommitFailedError):
+                write_deltalake(
+                    table,
+                    records,
+                    mode="overwrite",
+                    predicate=" AND ".join(f"\"{name}\" = '{value}'" for name, value in values.items()),
+                    writer_properties=WriterProperties(max_row_group_size=GROUP_ROWS),
+                    commit_properties=commit_properties(),
+                )
+            return
+
+
+def _records(rows: pa.Table | None) -> list[Record]:
+    return [
+        Record(
+            LandedFile(row["key"], row["etag"], row["size"], row["day"], row["load"]),
+            row["state"],
+            row["rows"],
+            row["reason"],
+            row["position"],
+            tuple(row.get("decisions") or ()),  # ledgers of before have no such column
+            row["recorded_at"],
+        )
+        for row in (rows.to_pylist() if rows else [])
+    ]

@@ -14,12 +14,14 @@ from dagster import AssetKey
 from points_files import changed, land_changes, new_lakehouse, today, transaction
 from pydantic import SecretStr
 
-from upsell_assets.bronze.ingest import ingest
+from upsell_assets.bronze.assets import report_retried
+from upsell_assets.bronze.ingest import ingest, retry
 from upsell_assets.contracts import Contract
 from upsell_assets.definitions import build_defs
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.outlook import Outlook, look
-from upsell_assets.raw.landing import EVER
+from upsell_assets.raw.landing import EVER, landed_at
+from upsell_assets.raw.ledger import Ledger, Record
 from upsell_assets.services.embedded import Running
 from upsell_assets.silver.refresh import refresh
 from upsell_assets.silver.tables import silver_tables
@@ -99,6 +101,60 @@ def test_a_quarantined_file_is_counted_and_is_no_lag(lakehouse: Lakehouse) -> No
 
     bronze = statuses(lakehouse)["bronze.upsell.customers"]
     assert (bronze.rows, bronze.lag, bronze.quarantined) == (1, 0, 1)
+
+
+def test_a_file_to_be_retried_is_lag(lakehouse: Lakehouse) -> None:
+    key = land_changes(lakehouse, "customers", [changed(CUSTOMER, 1)], "held")
+    file = landed_at(lakehouse.store, lakehouse.contracts["customers"], key)
+    assert file is not None
+    Ledger(lakehouse.lake, lakehouse.contracts["customers"]).write([Record(file, "retry")])
+
+    bronze = statuses(lakehouse)["bronze.upsell.customers"]
+    assert (bronze.lag, bronze.quarantined) == (1, 0)
+
+
+@pytest.fixture
+def graph(open_lakehouse: Callable[..., Lakehouse]) -> Iterator[tuple[Lakehouse, Daemon]]:
+    lakehouse = open_lakehouse(first_landing_day=LANDED, source_dsn=None)
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield lakehouse, Daemon(build_defs(lakehouse.settings), instance)
+
+
+def checked(daemon: Daemon) -> bool:
+    """What the check says of customers after what the conditions ask of their bronze table."""
+    table = AssetKey(["bronze", "upsell", "customers"])
+    daemon.run({table: daemon.evaluate()[table]})
+    return daemon.checks["no_quarantined_files", "customers"].passed
+
+
+def test_a_repaired_file_clears_the_check_of_its_older_version(graph: tuple[Lakehouse, Daemon]) -> None:
+    lakehouse, daemon = graph
+    lakehouse.store.write("raw/upsell/cdc/customers/file.parquet", b"no parquet")
+    daemon.sense("landing_sensor")
+    assert not checked(daemon)
+
+    land_changes(lakehouse, "customers", [changed(CUSTOMER, 1)], "file")
+    daemon.sense("landing_sensor")
+
+    assert checked(daemon)
+    assert statuses(lakehouse)["bronze.upsell.customers"].quarantined == 0
+
+
+def test_a_retry_outside_of_dagster_shows_in_the_check(graph: tuple[Lakehouse, Daemon]) -> None:
+    lakehouse, daemon = graph
+    contract = lakehouse.contracts["customers"]
+    key = land_changes(lakehouse, "customers", [changed(CUSTOMER, 1)], "file")
+    file = landed_at(lakehouse.store, contract, key)
+    assert file is not None
+    Ledger(lakehouse.lake, contract).write([Record(file, "quarantined", reason="the contract was another one")])
+    daemon.sense("landing_sensor")
+    assert not checked(daemon)
+
+    assert [r.state for r in retry(lakehouse.store, lakehouse.lake, contract, [file])] == ["accepted"]
+    assert daemon.sense("landing_sensor") == []
+    report_retried(daemon.instance, lakehouse, contract, [file])
+
+    assert checked(daemon)
 
 
 def test_versions_that_silver_has_not_taken_in_are_its_lag(lakehouse: Lakehouse) -> None:

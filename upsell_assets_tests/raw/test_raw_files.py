@@ -35,7 +35,7 @@ def parquet(**columns: Any) -> bytes:
 
 
 def rows(body: bytes, of: Contract | None = None, **more: Any) -> list[dict[str, Any]]:
-    return read_changes(body, more.pop("file", FILE), of or contract(), **more).to_pylist()
+    return list(read_changes(body, more.pop("file", FILE), of or contract(), **more).changes.to_pylist())
 
 
 def value(column: str, values: Any, kind: str) -> Any:
@@ -264,7 +264,7 @@ def test_text_that_is_not_utf8_is_rejected() -> None:
     ],
 )
 def test_evolve_keeps_undeclared_columns_in_a_few_types(values: pa.Array, kind: pa.DataType, expected: Any) -> None:
-    found = read_changes(parquet(extra=values), FILE, contract())
+    found = read_changes(parquet(extra=values), FILE, contract()).changes
 
     assert found.schema.field("extra").type == kind
     assert found["extra"].to_pylist() == [expected]
@@ -279,3 +279,48 @@ def test_freeze_rejects_undeclared_columns() -> None:
         FileRejectedError, match="columns extra, more are not declared, and the contract's drift is freeze"
     ):
         rows(parquet(extra=[1], more=[2]), contract(drift="freeze"))
+
+
+def decided(
+    body: bytes, of: Contract | None = None, file: LandedFile = FILE, position: Position | None = None
+) -> list[str]:
+    return list(read_changes(body, file, of or contract(), position).decisions)
+
+
+PLAIN = {"modified_date": pa.array([NOON], pa.timestamp("us", "UTC"))}
+
+
+@pytest.mark.parametrize(
+    ("columns", "decisions"),
+    [
+        ({}, []),
+        ({"Points": ["7"]}, ["Points: string cast to bigint"]),
+        ({"Points": pa.array([7], pa.int32())}, ["Points: int cast to bigint"]),
+        ({"Points": pa.nulls(1)}, []),
+        ({"at": None}, ["at: missing, null"]),
+        ({"id": pa.array(["a"], pa.large_string()), "at": pa.array(["x"]).dictionary_encode()}, []),
+        ({"Points": None, "POINTS": [7]}, ["POINTS read as Points"]),
+        ({"OP": None, "op": ["D"]}, ["op read as OP"]),
+        ({"modified_date": [NOON]}, ["modified_date: timestamp[us] cast to timestamp"]),
+        ({"change_seq": pa.array([1], pa.int32())}, ["change_seq: int cast to bigint"]),
+        (
+            {"coupon": ["x"], "size": [1], "none": pa.nulls(1)},
+            ["coupon: not declared, added as string", "size: not declared, added as bigint"],
+        ),
+    ],
+)
+def test_what_was_decided_of_a_column_is_told(columns: dict[str, Any], decisions: list[str]) -> None:
+    assert decided(parquet(**{**PLAIN, **columns})) == decisions
+
+
+def test_reordered_columns_are_no_decision() -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({**PLAIN, "OP": ["I"], "at": ["x"], "Points": [1], "id": ["a"]}), sink)
+
+    assert decided(sink.getvalue()) == []
+
+
+def test_nothing_is_decided_of_the_order_that_a_full_load_replaces() -> None:
+    at = Position(datetime(2024, 6, 1, tzinfo=UTC))
+
+    assert decided(parquet(op=["I"], OP=None), file=PART, position=at) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from deltalake import write_deltalake
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.landing import LandedFile, Window
-from upsell_assets.raw.ledger import SCHEMA, Ledger, Record
+from upsell_assets.raw.ledger import SCHEMA, SMALL_FILES, Known, Ledger, Record
 
 
 def contract(table: str) -> Contract:
@@ -28,7 +29,9 @@ def file(name: str, day: int = 13, etag: str = "e1") -> LandedFile:
 
 
 def test_a_table_without_a_ledger_knows_no_file(ledger: Ledger) -> None:
-    assert ledger.records() == ledger.known([file("a")]) == {}
+    assert ledger.records() == {}
+    assert ledger.known([file("a")]) == {}
+    assert ledger.quarantined() == ledger.history("a") == []
 
 
 def test_a_record_is_read_as_it_was_written(ledger: Ledger) -> None:
@@ -87,3 +90,77 @@ def test_nothing_to_write_makes_no_commit(ledger: Ledger) -> None:
     ledger.write([])
 
     assert not ledger.lake.exists(ledger.name)
+
+
+def test_what_was_decided_of_a_file_is_kept(ledger: Ledger) -> None:
+    ledger.write([Record(file("a"), "accepted", decisions=("points: string cast to bigint", "at: missing, null"))])
+
+    [record] = ledger.records().values()
+    assert record.decisions == ("points: string cast to bigint", "at: missing, null")
+
+
+def test_a_ledger_of_before_is_read_and_written_on(ledger: Ledger) -> None:
+    """It had no decisions, and a partition for each day."""
+    old = pa.schema([column for column in SCHEMA if column.name != "decisions"])
+    row = {
+        "table": "t",
+        "day": date(2024, 6, 13),
+        "key": "k/a",
+        "etag": "e1",
+        "size": 1,
+        "rows": 2,
+        "state": "accepted",
+    }
+    write_deltalake(ledger.lake.uri(ledger.name), pa.Table.from_pylist([row], old), partition_by=["table", "day"])
+    assert ledger.known([file("x")]) == {("k/a", "e1"): Known("accepted", None)}
+
+    ledger.write([Record(file("b"), "accepted", decisions=("at: missing, null",))])
+
+    assert {record.file.key[-1]: record.decisions for record in ledger.records().values()} == {
+        "a": (),
+        "b": ("at: missing, null",),
+    }
+
+
+def test_the_newest_version_of_a_path_says_whether_it_is_in_quarantine(ledger: Ledger) -> None:
+    ledger.write([Record(file(name, etag="e1"), "quarantined", reason=f"bad {name}") for name in "bac"])
+    ledger.write([Record(file("c", etag="e2"), "accepted")])
+    assert [record.reason for record in ledger.quarantined()] == ["bad a", "bad b"]
+
+    ledger.write([Record(file("c", day=14, etag="e3"), "quarantined", reason="bad again")])
+    assert [record.reason for record in ledger.quarantined()] == ["bad a", "bad b", "bad again"]
+
+
+def test_the_history_of_a_file_is_found_by_the_end_of_its_key(ledger: Ledger) -> None:
+    for state in ("quarantined", "retry", "accepted"):
+        ledger.write([Record(file("x/a"), state), Record(file("b"), state)])
+
+    assert [record.state for record in ledger.history("x/a")] == ["quarantined", "retry", "accepted"]
+    assert ledger.history("x") == []
+    assert all(record.recorded_at for record in ledger.history("b"))
+
+
+def test_many_small_commits_leave_few_files_and_every_record(ledger: Ledger) -> None:
+    other = Ledger(ledger.lake, contract("other"))
+    other.write([Record(file("o"), "accepted")])
+    count = 3 * SMALL_FILES
+
+    for number in range(count):
+        ledger.write([Record(file(f"{number}", day=1 + number % 30), "accepted")])
+
+    assert len(ledger.lake.open(ledger.name).file_uris()) <= SMALL_FILES + 2
+    assert len(ledger.records()) == count
+    assert [record.state for record in other.records().values()] == ["accepted"]
+
+
+def test_writers_at_one_time_lose_no_record_and_fail_nobody(ledger: Ledger) -> None:
+    def write(writer: str) -> None:
+        for number in range(2 * SMALL_FILES):
+            ledger.write([Record(file(f"{writer}{number}"), "accepted")])
+
+    ledger.write([Record(file("first"), "accepted")])
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, "ab"))
+
+    found = [record.file.key for record in ledger.history("")]
+    assert (len(found), len(set(found))) == (4 * SMALL_FILES + 1, 4 * SMALL_FILES + 1)
