@@ -20,17 +20,27 @@ from upsell_assets.errors import PermanentError, UpsellError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from upsell_assets.contracts import Contract
     from upsell_assets.lake.lakehouse import Lakehouse
+    from upsell_assets.raw.landing import LandedFile
+    from upsell_assets.raw.ledger import Record
     from upsell_assets.services.embedded import Running
+
+HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="The upsell lakehouse: a points database becomes bronze, silver, features and churn scores.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
 )
+quarantine = typer.Typer(
+    help="Files that broke their contract: which, why, and once more.", no_args_is_help=True, context_settings=HELP
+)
+app.add_typer(quarantine, name="quarantine")
 
+Tables = Annotated[list[str] | None, typer.Argument(help="Tables; none: all.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -189,26 +199,205 @@ def capture(
 
 
 @app.command()
-def ingest(tables: Annotated[list[str] | None, typer.Argument(help="Tables; none: all.")] = None) -> None:
+def ingest(tables: Tables = None) -> None:
     """Raw to bronze, without Dagster: what landed and was not taken in yet.
 
     Example: upsell ingest customers transactions
     """
     from upsell_assets.bronze.ingest import ingest as take_in
+    from upsell_assets.bronze.repair import complaints
 
     with _lakehouse() as (lakehouse, _):
-        contracts = lakehouse.contracts
-        unknown = [name for name in tables or () if name not in contracts]
-        if unknown:
-            raise PermanentError(f"ingest: no contract for {', '.join(unknown)}; there are {', '.join(contracts)}.")
-        for name in tables or contracts:
-            done = take_in(lakehouse.store, lakehouse.lake, contracts[name], progress=_progress)
+        for contract in _contracts(lakehouse, "ingest", tables):
+            done = take_in(lakehouse.store, lakehouse.lake, contract, progress=_progress)
             typer.echo(
-                f"{contracts[name].name}: {done.files} files, {done.rows:,} changes, {done.upserts:,} written, "
+                f"{contract.name}: {done.files} files, {done.rows:,} changes, {done.upserts:,} written, "
                 f"{done.deletes:,} deleted, {len(done.quarantined)} quarantined"
             )
             for record in done.quarantined:
                 _progress(f"quarantined {record.file.key}: {record.reason}")
+            for decision, files in done.decisions.items():
+                _progress(f"decided {decision} ({files} files)")
+            for complaint in complaints(contract, done):
+                _progress(f"{contract.name}: {complaint}")
+
+
+@app.command()
+def check(tables: Tables = None) -> None:
+    """Look whether bronze has one row a key, in all rows; exit code 1 and the keys where it has not.
+
+    Example: upsell check transactions
+    """
+    from upsell_assets.bronze.repair import doubled_keys
+
+    doubled = False
+    with _lakehouse() as (lakehouse, _):
+        for contract in _contracts(lakehouse, "check", tables):
+            found = doubled_keys(lakehouse.lake, contract)
+            doubled |= bool(found)
+            for key in found:
+                typer.echo(f"{contract.name}: several rows of {', '.join(map(str, key))}")
+            if found:
+                _progress(
+                    f"{contract.name}: the contract is wrong. Correct it, then run: upsell repair {contract.table}"
+                )
+            else:
+                typer.echo(f"{contract.name}: one row a key")
+    if doubled:
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair(
+    table: Annotated[str, typer.Argument(help="Table of which the contract was corrected.")],
+    from_raw: Annotated[
+        bool, typer.Option(help="From all files of raw again: where rows were lost, because the key was none.")
+    ] = False,
+) -> None:
+    """Write a bronze table anew under its contract: one row a key, in the layout that the contract asks for.
+
+    Example: upsell repair transactions
+    """
+    from upsell_assets.bronze import repair as repairs
+
+    with _lakehouse() as (lakehouse, _):
+        [contract] = _contracts(lakehouse, "repair", [table])
+        if from_raw:
+            done = repairs.rebuild(lakehouse.store, lakehouse.lake, contract, _progress)
+            typer.echo(f"{contract.name}: {done.files} files, {done.rows:,} changes taken in again")
+        else:
+            typer.echo(f"{contract.name}: {repairs.repair(lakehouse.lake, contract):,} rows")
+
+
+@app.command()
+def tidy(tables: Tables = None) -> None:
+    """Bronze's upkeep, where it is needed: small files become few, months are sorted again, tombstones expire.
+
+    Merges compact small files by themselves; tombstones expire only if the contract says when.
+    """
+    from upsell_assets.bronze.upkeep import tidy as tidy_up
+
+    with _lakehouse() as (lakehouse, _):
+        for contract in _contracts(lakehouse, "tidy", tables):
+            typer.echo(f"{contract.name}: {tidy_up(lakehouse.lake, contract)} files written anew")
+
+
+def _contracts(lakehouse: Lakehouse, command: str, tables: list[str] | None) -> list[Contract]:
+    contracts = lakehouse.contracts
+    if unknown := [name for name in tables or () if name not in contracts]:
+        raise PermanentError(f"{command}: no contract for {', '.join(unknown)}; there are {', '.join(contracts)}.")
+    return [contracts[name] for name in tables or contracts]
+
+
+@quarantine.command("list")
+def quarantine_list(as_json: AsJson = False) -> None:
+    """Files in quarantine, with the reason."""
+    from upsell_assets.raw.quarantine import quarantined, record_as_json
+
+    with _lakehouse() as (lakehouse, _):
+        held = quarantined(lakehouse)
+    if as_json:
+        _print_json([{"table": contract.name} | record_as_json(record) for contract, record in held])
+        return
+    rows = [
+        [
+            contract.name,
+            record.file.key,
+            f"{record.file.day}",
+            f"{record.file.size:,}",
+            _at(record),
+            record.reason or "",
+        ]
+        for contract, record in held
+    ]
+    _print_table(["table", "file", "landed", "bytes", "at (UTC)", "reason"], rows)
+
+
+@quarantine.command("show")
+def quarantine_show(
+    file: Annotated[str, typer.Argument(help="Key of the object, or an ending of it that no other file has.")],
+    as_json: AsJson = False,
+) -> None:
+    """All that is known of a file: what the ledger says, what lies there now, columns against the contract's.
+
+    Example: upsell quarantine show 2024/06/14/0007.parquet
+    """
+    from upsell_assets.raw.quarantine import inspect
+
+    with _lakehouse() as (lakehouse, _):
+        found = inspect(lakehouse, file)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    typer.echo(f"{found.key} (table {found.contract.name})")
+    typer.echo(found.presence)
+    typer.echo("\nledger")
+    _print_table(
+        ["at (UTC)", "etag", "bytes", "state", "rows", "reason", "decisions"],
+        [
+            [_at(r), r.file.etag, f"{r.file.size:,}", r.state, f"{r.rows:,}", r.reason or "", "; ".join(r.decisions)]
+            for r in found.records
+        ],
+    )
+    if found.content is None or found.head is None:
+        return
+    typer.echo("\ncolumns")
+    _print_table(["column", "in the file", "in the contract"], [[c or "" for c in row] for row in found.columns])
+    typer.echo(f"\n{found.content.num_rows:,} rows, the first of them")
+    _print_rows(found.head)
+
+
+@quarantine.command("retry")
+def quarantine_retry(
+    files: Annotated[list[str] | None, typer.Argument(help="Keys, or endings of them that no other file has.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All files in quarantine.")] = False,
+) -> None:
+    """Take files in once more, after they or their contract were repaired; exit code 1 if one is still held.
+
+    Example: upsell quarantine retry 2024/06/14/0007.parquet
+    """
+    from upsell_assets.bronze.ingest import retry
+    from upsell_assets.raw.quarantine import quarantined, to_retry
+
+    if bool(files) == every:
+        raise typer.BadParameter("name files, or give --all")
+    still = False
+    with _lakehouse() as (lakehouse, _):
+        names = [record.file.key for _, record in quarantined(lakehouse)] if every else files or []
+        for table, present in to_retry(lakehouse, names).items():
+            contract = lakehouse.contracts[table]
+            for record in retry(lakehouse.store, lakehouse.lake, contract, present, _progress):
+                typer.echo(f"{record.file.key}: {_outcome(record)}")
+                still |= record.state == "quarantined"
+            _tell_dagster(lakehouse, contract, present)
+    if still:
+        raise typer.Exit(1)
+
+
+def _outcome(record: Record) -> str:
+    if record.state == "accepted":
+        return f"taken in, {record.rows:,} rows"
+    if record.state == "quarantined":
+        return f"still in quarantine: {record.reason}"
+    return "waits for the other files of its full load"
+
+
+def _tell_dagster(lakehouse: Lakehouse, contract: Contract, files: list[LandedFile]) -> None:
+    """Have the graph look at what it did not do itself, where there is one."""
+    import os
+
+    home = Path(os.environ.get("DAGSTER_HOME") or lakehouse.settings.home / "dagster")
+    if (home / "dagster.yaml").exists():
+        import dagster as dg
+
+        from upsell_assets.bronze.assets import report_retried
+
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            report_retried(instance, lakehouse, contract, files)
+
+
+def _at(record: Record) -> str:
+    return f"{record.recorded_at:%Y-%m-%d %H:%M:%S}" if record.recorded_at else ""
 
 
 @app.command()
@@ -236,12 +425,9 @@ def query(
     if csv:
         _print_csv(rows)
     elif as_json:
-        import json
-
-        typer.echo(json.dumps(rows.to_pylist(), default=str, ensure_ascii=False, indent=2))
+        _print_json(rows.to_pylist())
     else:
-        cells = [["" if cell is None else str(cell) for cell in row.values()] for row in rows.to_pylist()]
-        _print_table(rows.column_names, cells)
+        _print_rows(rows)
 
 
 @contextmanager
@@ -261,6 +447,17 @@ def _print_csv(rows: pa.Table) -> None:
     from pyarrow import csv
 
     csv.write_csv(rows, sys.stdout.buffer)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=2))
+
+
+def _print_rows(rows: pa.Table) -> None:
+    cells = [["" if cell is None else str(cell) for cell in row.values()] for row in rows.to_pylist()]
+    _print_table(rows.column_names, cells)
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:

@@ -4,19 +4,22 @@ Grain: the live rows of the source table, latest per key. A partition is "what l
 a range of days is one run. Running a partition again changes nothing.
 """
 
-from datetime import date
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
 
 import dagster as dg
 
 from upsell_assets.automation import on_change
 from upsell_assets.bronze.ingest import Ingested, ingest
-from upsell_assets.bronze.merge import table_name
+from upsell_assets.bronze.repair import complaints
+from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, Metadata, definition_metadata, table_metadata
-from upsell_assets.partitions import first_day, landing_days
+from upsell_assets.lake.tables import UnknownTableError
+from upsell_assets.partitions import first_day, landing_days, landing_partition
 from upsell_assets.raw.assets import raw_key
-from upsell_assets.raw.landing import Window
+from upsell_assets.raw.landing import LandedFile, Window
 from upsell_assets.raw.ledger import Ledger
 
 
@@ -46,7 +49,12 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
                 "no_quarantined_files",
                 asset=name.split("."),
                 description="No file of the table is in quarantine; those that are do not hold back the others.",
-            )
+            ),
+            dg.AssetCheckSpec(
+                "contract_holds",
+                asset=name.split("."),
+                description="What came in keeps to the contract: its key is one, its immutable date stays.",
+            ),
         ],
     )
     def bronze(context: dg.AssetExecutionContext) -> Made:
@@ -55,10 +63,26 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
         window = Window(None if first == first_day(calendar) else first, date.fromisoformat(days.end))
         done = ingest(lakehouse.store, lakehouse.lake, contract, window, progress=context.log.info)
         return dg.MaterializeResult(
-            metadata=_metadata(lakehouse, contract, done), check_results=[_check(lakehouse, contract)]
+            metadata={**_metadata(lakehouse, contract, done), **_decisions(done)},
+            check_results=[_check(lakehouse, contract), _contract_check(contract, done)],
         )
 
     return bronze
+
+
+def report_retried(
+    instance: dg.DagsterInstance, lakehouse: Lakehouse, contract: Contract, files: Iterable[LandedFile]
+) -> None:
+    """Report landing days once more, whose files were taken in outside of Dagster.
+
+    The table then runs for these days: what it finds is what the check says, and what stands behind it follows.
+    """
+    calendar = landing_days(lakehouse.settings)
+    version = f"retried at {datetime.now(UTC).isoformat()}"
+    for partition in sorted({landing_partition(file.day, calendar) for file in files}):
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(raw_key(contract), partition=partition, tags={"dagster/data_version": version})
+        )
 
 
 def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested) -> Metadata:
@@ -70,13 +94,30 @@ def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested) -> Metad
         "full_loads_ended": ", ".join(done.loads) or "none",
         "files_quarantined": len(done.quarantined),
     }
-    if done.version is None:
+    try:
+        return taken | table_metadata(lakehouse, lakehouse.lake.open(table_name(contract), done.version))
+    except UnknownTableError:
         return taken
-    return taken | table_metadata(lakehouse, lakehouse.lake.open(table_name(contract), done.version))
+
+
+def _decisions(done: Ingested) -> dict[str, dg.MarkdownMetadataValue]:
+    """What was made of columns that are not as the contract has them."""
+    rows = "\n".join(f"| {decision} | {files} |" for decision, files in done.decisions.most_common(50))
+    return {"decisions": dg.MetadataValue.md(f"| decision | files |\n|---|---|\n{rows}")} if rows else {}
+
+
+def _contract_check(contract: Contract, done: Ingested) -> dg.AssetCheckResult:
+    said = complaints(contract, done)
+    return dg.AssetCheckResult(
+        check_name="contract_holds",
+        passed=not said,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"complaints": dg.MetadataValue.md("\n\n".join(said))} if said else {},
+    )
 
 
 def _check(lakehouse: Lakehouse, contract: Contract) -> dg.AssetCheckResult:
-    held = [r for r in Ledger(lakehouse.lake, contract).records().values() if r.state == "quarantined"]
+    held = Ledger(lakehouse.lake, contract).quarantined()
     rows = "\n".join(f"| {record.file.key} | {record.reason} |" for record in held[:20])
     return dg.AssetCheckResult(
         check_name="no_quarantined_files",

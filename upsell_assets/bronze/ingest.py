@@ -6,32 +6,36 @@ are in bronze; whatever crashes in between is repeated, which the law makes harm
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from upsell_assets.bronze.loads import Placed, end_loads, open_loads
-from upsell_assets.bronze.merge import live_schema, merge, remember, table_name
+from upsell_assets.bronze.merge import Merged, merge, remember
+from upsell_assets.bronze.tables import live_schema, table_name
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import FileRejectedError
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake, UnknownTableError
-from upsell_assets.raw.files import Position, change_schema, read_changes
+from upsell_assets.raw.files import Accepted, Position, change_schema, read_changes
 from upsell_assets.raw.landing import EVER, LandedFile, Window, full_load_prefix, landed_changes, landed_parts
-from upsell_assets.raw.ledger import Ledger, Record, Records
+from upsell_assets.raw.ledger import Known, KnownFiles, Ledger, Record
 from upsell_assets.raw.loads import manifests
 
-BATCH_ROWS = 500_000
+BATCH_ROWS = 200_000
 
 Progress = Callable[[str], None]
 
 
 @dataclass
 class Ingested:
-    """What one ingestion did; `version` is that of the live table, None while there is none.
+    """What one ingestion did; `version` is that of the live table after it, None where it did not open the table.
 
-    `loads` are the full loads that ended, `waiting` the keys of files of loads that no manifest names yet.
+    `loads` are the full loads that ended, `waiting` the keys of files of loads that no manifest names yet,
+    `decisions` what was made of columns that are not as the contract has them, with the number of files,
+    `moved`, `doubled` and `late` what speaks against the contract (see `Merged`).
     """
 
     files: int = 0
@@ -42,6 +46,10 @@ class Ingested:
     quarantined: list[Record] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    decisions: Counter[str] = field(default_factory=Counter)
+    moved: list[tuple[object, ...]] = field(default_factory=list)
+    doubled: list[tuple[object, ...]] = field(default_factory=list)
+    late: int = 0
     version: int | None = None
 
 
@@ -71,31 +79,61 @@ def ingest(
     ledger = Ledger(lake, contract)
     changes, parts = landed_changes(store, contract, window), landed_parts(store, contract)
     declarations = manifests(store, contract)
-    records = ledger.known([*changes, *parts, *declarations])
-    opened = open_loads(store, lake, contract, parts=parts, manifests=declarations, records=records)
+    known = ledger.known([*changes, *parts, *declarations])
+    opened = open_loads(store, contract, parts=parts, manifests=declarations, known=known)
     done = Ingested(quarantined=[*opened.rejected], waiting=opened.waiting)
     ledger.write(opened.rejected)
     if opened.waiting:
         say(f"{contract.name}: {len(opened.waiting)} files wait for their manifest (first: {opened.waiting[0]})")
     placed: list[Placed] = [*opened.parts, *((file, None) for file in changes)]
-    fresh = [(file, position) for file, position in placed if _is_new(file, position, records)]
-    for batch in _batches(store, contract, fresh, _undeclared_types(lake, contract)):
+    fresh = [(file, position) for file, position in placed if _is_new(file, position, known)]
+    for batch in _batches(store, contract, fresh, _undeclared_types(lake, contract) if fresh else {}):
         if batch.changes:
             _take_in(lake, contract, pa.concat_tables(batch.changes, promote_options="default"), done, say)
         ledger.write(batch.records)
-        records |= {(record.file.key, record.file.etag): record for record in batch.records}
+        known |= {(r.file.key, r.file.etag): Known(r.state, r.position) for r in batch.records}
         done.files += len(batch.changes)
         done.quarantined += [record for record in batch.records if record.state == "quarantined"]
-    for load, merged in end_loads(lake, contract, opened, records):
-        done.deletes += merged.deletes
-        done.tombstones += merged.tombstones
-        done.loads.append(load.name or full_load_prefix(contract))
-    done.version = lake.open(table_name(contract)).version() if lake.exists(table_name(contract)) else None
+        done.decisions.update(decision for record in batch.records for decision in record.decisions)
+    ended = list(end_loads(lake, contract, opened, known))
+    for load, _, merged in ended:
+        if merged:
+            _count(merged, done)
+            done.loads.append(load.name or full_load_prefix(contract))
+    ledger.write(record for _, record, _ in ended)
     return done
 
 
-def _is_new(file: LandedFile, position: Position | None, records: Records) -> bool:
-    record = records.get((file.key, file.etag))
+def retry(
+    store: ObjectStore, lake: Lake, contract: Contract, files: Iterable[LandedFile], progress: Progress | None = None
+) -> list[Record]:
+    """Take in files that are in quarantine, by the ingestion of their landing days; what the ledger says then.
+
+    Args:
+        store: where they lie.
+        lake: where the tables lie.
+        contract: their table.
+        files: what lies at their paths now, whether or not it is the version that was rejected.
+        progress: called with each step.
+
+    Raises:
+        RetryableError: as of `ingest`.
+    """
+    ledger, files = Ledger(lake, contract), list(files)
+    records = {(r.file.key, r.file.etag): r for file in files for r in ledger.history(file.key)}
+    # A version that was taken in and came back is in order: it is written down again, since the newest record counts.
+    before = [records.get((file.key, file.etag)) for file in files]
+    ledger.write(
+        record if record and record.state == "accepted" else Record(file, "retry")
+        for file, record in zip(files, before, strict=True)
+    )
+    for day in sorted({file.day for file in files}):
+        ingest(store, lake, contract, Window(day, day), progress)
+    return [next(r for r in reversed(ledger.history(f.key)) if r.file.etag == f.etag) for f in files]
+
+
+def _is_new(file: LandedFile, position: Position | None, known: KnownFiles) -> bool:
+    record = known.get((file.key, file.etag))
     return record is None or record.state == "retry" or record.position != _text(position)
 
 
@@ -107,11 +145,18 @@ def _take_in(lake: Lake, contract: Contract, changes: pa.Table, done: Ingested, 
     say(f"{contract.name}: merging {changes.num_rows:,} changes")
     if contract.history:
         remember(lake, contract, changes)
-    merged = merge(lake, contract, changes)
+    _count(merge(lake, contract, changes), done)
     done.rows += changes.num_rows
+
+
+def _count(merged: Merged, done: Ingested) -> None:
     done.upserts += merged.upserts
     done.deletes += merged.deletes
     done.tombstones += merged.tombstones
+    done.moved += merged.moved
+    done.doubled += merged.doubled
+    done.late += merged.late
+    done.version = merged.version
 
 
 def _batches(
@@ -122,14 +167,15 @@ def _batches(
     for file, position in files:
         try:
             found = read_changes(store.read(file.key, etag=file.etag), file, contract, position)
-            changes = _agreed(found, known, contract)
+            accepted = _agreed(found, known, contract)
         except FileRejectedError as error:
             batch.records.append(Record(file, "quarantined", 0, str(error), _text(position)))
             continue
         except FileNotFoundError:
             continue  # replaced since it was listed: the next listing has its new version
-        batch.changes.append(changes)
-        batch.records.append(Record(file, "accepted", changes.num_rows, None, _text(position)))
+        batch.changes.append(accepted.changes)
+        rows = accepted.changes.num_rows
+        batch.records.append(Record(file, "accepted", rows, None, _text(position), accepted.decisions))
         if sum(table.num_rows for table in batch.changes) >= BATCH_ROWS:
             yield batch
             batch = _Batch([], [])
@@ -147,9 +193,9 @@ def _undeclared_types(lake: Lake, contract: Contract) -> dict[str, pa.Field]:
     return {column.name.lower(): column for column in schema if column.name not in declared}
 
 
-def _agreed(changes: pa.Table, known: dict[str, pa.Field], contract: Contract) -> pa.Table:
+def _agreed(read: Accepted, known: dict[str, pa.Field], contract: Contract) -> Accepted:
     """The changes, with undeclared columns spelled as they were first; `known` learns the new ones."""
-    declared = change_schema(contract)
+    changes, declared = read.changes, change_schema(contract)
     found = {column.name: column for column in changes.schema if column.name not in declared.names}
     for name, column in found.items():
         if (kind := known.get(name.lower(), column).type) != column.type:
@@ -157,4 +203,8 @@ def _agreed(changes: pa.Table, known: dict[str, pa.Field], contract: Contract) -
                 f"undeclared column {name!r} is {column.type}, other files have {kind}; declare it in the contract"
             )
     names = {name: known.setdefault(name.lower(), column).name for name, column in found.items()}
-    return changes.rename_columns([names.get(name, name) for name in changes.column_names])
+    respelled = [f"{name} read as {first}" for name, first in names.items() if name != first]
+    return Accepted(
+        changes.rename_columns([names.get(name, name) for name in changes.column_names]),
+        (*read.decisions, *respelled),
+    )

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from upsell_assets.contracts import Contract, arrow_type
-from upsell_assets.lake.duck import quote
+from upsell_assets.lake.duck import quote, text
 from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE
 from upsell_assets.raw.landing import full_load_prefix
 
@@ -44,7 +44,7 @@ def place_terms(contract: Contract, row: str) -> list[str]:
 
     The rank follows from the row's file; the delete of a load's end carries the folder of the loads as its file.
     """
-    folder = _text(full_load_prefix(contract))
+    folder = text(full_load_prefix(contract))
     file = f"{row}.{FILE}"
     rank = f"CASE WHEN {file} = {folder} THEN 1 WHEN starts_with({file}, {folder}) THEN 2 ELSE 0 END"
     return [*position_terms(contract, row), rank]
@@ -76,14 +76,10 @@ def canonical_text(row: str, columns: Iterable[str]) -> str:
     the same text.
     """
     parts = [
-        f"{_text(_text(name.lower()) + ':')} || '''' || replace({row}.{quote(name)}::VARCHAR, '''', '''''') || ''''"
+        f"{text(text(name.lower()) + ':')} || '''' || replace({row}.{quote(name)}::VARCHAR, '''', '''''') || ''''"
         for name in sorted(columns, key=str.lower)
     ]
     return f"concat({', '.join(parts)})" if parts else "''"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def newer(left: list[str], right: list[str], *, or_equal: bool = False) -> str:
@@ -91,18 +87,43 @@ def newer(left: list[str], right: list[str], *, or_equal: bool = False) -> str:
     return f"(({', '.join(left)}) {'>=' if or_equal else '>'} ({', '.join(right)}))"
 
 
+def beats(
+    contract: Contract,
+    left: str,
+    right: str,
+    left_columns: Iterable[str] = (),
+    right_columns: Iterable[str] = (),
+    *,
+    or_equal: bool = False,
+) -> str:
+    """Condition: the left change comes after the right one in the full order (see `order_terms`)."""
+    here, there = position_terms(contract, left), position_terms(contract, right)
+    change, other = order_terms(contract, left, left_columns), order_terms(contract, right, right_columns)
+    # Positions first, so that the texts are made of few rows.
+    return (
+        f"CASE WHEN ({', '.join(here)}) <> ({', '.join(there)}) THEN {newer(here, there)} "
+        f"ELSE {newer(change, other, or_equal=or_equal)} END"
+    )
+
+
 def newest_per_key(contract: Contract, relation: str, columns: Iterable[str]) -> str:
     """Query: one row a key, the newest by the law."""
-    keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
+    keys = ", ".join(quote(name) for name in contract.key)
     order = ", ".join(f"{term} DESC" for term in order_terms(contract, "c", columns))
-    return f"SELECT c.* FROM {relation} AS c QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
+    several = f"(SELECT {keys} FROM {relation} GROUP BY {keys} HAVING count(*) > 1)"
+    # Most keys of a batch have one change, which needs no order.
+    return (
+        f"SELECT c.* FROM {relation} AS c ANTI JOIN {several} AS k ON {same_key(contract, 'c', 'k')} UNION ALL "
+        f"SELECT c.* FROM (SELECT c.* FROM {relation} AS c SEMI JOIN {several} AS k ON {same_key(contract, 'c', 'k')}) AS c "
+        f"QUALIFY row_number() OVER (PARTITION BY {', '.join(f'c.{quote(name)}' for name in contract.key)} ORDER BY {order}) = 1"
+    )
 
 
 def newest_floor(contract: Contract) -> str:
     """Query over `floors`, the positions of ended full loads: the newest, as the delete that its end means."""
     order = ", ".join(f"{term} DESC" for term in position_terms(contract, "f"))
     return (
-        f"SELECT f.{MODIFIED}, f.{SEQUENCE}, 'D' AS {OP}, {_text(full_load_prefix(contract))} AS {FILE}, "
+        f"SELECT f.{MODIFIED}, f.{SEQUENCE}, 'D' AS {OP}, {text(full_load_prefix(contract))} AS {FILE}, "
         f"NULL::BIGINT AS {ROW} FROM floors AS f ORDER BY {order} LIMIT 1"
     )
 
@@ -117,37 +138,51 @@ def below_floor(contract: Contract) -> str:
     )
 
 
-def judged(contract: Contract, columns: Iterable[str], live_columns: Iterable[str]) -> str:
-    """Query over `changes`, `live`, `tombstones` and `floor`: the newest change of each key and what it does.
+def settled(contract: Contract, columns: Iterable[str]) -> str:
+    """Query over `received` and `floor`: one row a key, its newest change, or the delete that the floor means for it.
 
-    Adds to the change's columns: `_upsert` (write the row), `_delete` (a live row goes) and `_bury` (remember the
-    delete). What comes late, at or below the floor of a full load, says no more than that the load's end deletes
-    its key, which a row of the load itself, or anything newer, survives.
-
-    A delete is never held back by tombstones: after a crash between the commit of the tombstone and that of the
-    delete, the live row would stay for ever. `live` holds one row a key, `floor` at most one row.
+    What comes late, at or below the floor of a full load, says no more than that the load's end deletes its key,
+    which a row of the load itself, or anything newer, survives. `floor` holds at most one row.
     """
     late = f"(f.{OP} IS NOT NULL AND NOT {newer(place_terms(contract, 'c'), place_terms(contract, 'f'))})"
-    settled = ", ".join(
+    said = ", ".join(
         f"CASE WHEN {late} THEN f.{column} ELSE c.{column} END AS {column}"
         for column in (OP, MODIFIED, SEQUENCE, FILE, ROW)
     )
-    change = order_terms(contract, "s", columns)
-    alive = order_terms(contract, "l", live_columns)
-    key = quote(contract.key[0])
-    no_live = f"l.{key} IS NULL"
-    beats_live = f"({no_live} OR {newer(change, alive)})"
-    reaches_live = f"({no_live} OR {newer(change, alive, or_equal=True)})"
-    beats_tombstone = f"(t.{key} IS NULL OR {newer(change, order_terms(contract, 't', ()))})"
     return f"""
-        WITH settled AS (SELECT c.* REPLACE ({settled}) FROM changes AS c LEFT JOIN floor AS f ON true),
-             newest AS ({newest_per_key(contract, "settled", columns)}),
-             buried AS ({newest_per_key(contract, "tombstones", ())})
-        SELECT s.*,
-            s.{OP} <> 'D' AND {beats_tombstone} AND {beats_live} AS _upsert,
-            s.{OP} = 'D' AND NOT ({no_live}) AND {reaches_live} AS _delete,
-            s.{OP} = 'D' AND {beats_tombstone} AND {reaches_live} AS _bury
-        FROM newest AS s
-        LEFT JOIN live AS l ON {same_key(contract, "s", "l")}
-        LEFT JOIN buried AS t ON {same_key(contract, "s", "t")}
+        WITH settled AS (SELECT c.* REPLACE ({said}) FROM received AS c LEFT JOIN floor AS f ON true)
+        {newest_per_key(contract, "settled", columns)}
+    """
+
+
+def judged(contract: Contract, columns: Iterable[str], live_columns: Iterable[str]) -> str:
+    """Query over `changes` (see `settled`), `live` and `tombstones`: what the newest change of each key does.
+
+    Adds to the change's columns: `_upsert` (write the row), `_delete` (a live row goes) and `_bury` (remember the
+    delete). `live` holds one row a key.
+
+    A delete is never held back by tombstones: after a crash between the commit of the tombstone and that of the
+    delete, the live row would stay for ever.
+    """
+    key = quote(contract.key[0])
+    no_live, no_grave = f"l.{key} IS NULL", f"t.{key} IS NULL"
+    alive = beats(contract, "s", "l", columns, live_columns)
+    reached = beats(contract, "s", "l", columns, live_columns, or_equal=True)
+    buried = beats(contract, "s", "t", columns)
+    return f"""
+        WITH buried AS ({newest_per_key(contract, "tombstones", ())}),
+             compared AS (
+                SELECT s.*,
+                    CASE WHEN {no_live} THEN true WHEN s.{OP} = 'D' THEN {reached} ELSE {alive} END AS _beats_live,
+                    CASE WHEN {no_grave} THEN true ELSE {buried} END AS _beats_tombstone,
+                    NOT ({no_live}) AS _lives
+                FROM changes AS s
+                LEFT JOIN live AS l ON {same_key(contract, "s", "l")}
+                LEFT JOIN buried AS t ON {same_key(contract, "s", "t")}
+             )
+        SELECT * EXCLUDE (_beats_live, _beats_tombstone, _lives),
+            {OP} <> 'D' AND _beats_tombstone AND _beats_live AS _upsert,
+            {OP} = 'D' AND _lives AND _beats_live AS _delete,
+            {OP} = 'D' AND _beats_tombstone AND _beats_live AS _bury
+        FROM compared
     """

@@ -1,68 +1,65 @@
 """The law applied to Delta: one batch of change rows merged into a live table and its tombstones.
 
-Two commits, tombstones first, each only if it has something to say. Both tables are opened, read and committed
-at one version; when anybody else committed in between, nothing is written and the whole is decided anew.
+Tombstones are committed first, then the live rows, each only if there is something to say. Both tables are opened,
+read and committed at one version; when anybody else committed in between, the whole is decided anew.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import perf_counter
 
 import duckdb
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 
 from upsell_assets.bronze.floors import read_floors, write_floor
-from upsell_assets.bronze.law import below_floor, judged, newest_floor, same_key
+from upsell_assets.bronze.law import below_floor, canonical_text, judged, newest_floor, place_terms, same_key, settled
+from upsell_assets.bronze.layout import DATE, PROPERTIES, Files, check_layout, date_of, partition
+from upsell_assets.bronze.probe import probe
+from upsell_assets.bronze.tables import (
+    VERSION,
+    changes_name,
+    changes_schema,
+    late_name,
+    live_schema,
+    table_name,
+    tombstone_schema,
+    tombstones_name,
+)
+from upsell_assets.bronze.upkeep import compact, expired_before
+from upsell_assets.bronze.write import append, constant, staged_rows, steps, write
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.duck import connect, quote, register
-from upsell_assets.lake.tables import Lake, UnknownTableError, commit_properties, retry_conflicts
-from upsell_assets.raw.files import OP, Position, change_schema, order_fields
-
-INGESTED, VERSION = "_ingested_at", "_version"
-_WRITTEN = [pa.field(INGESTED, pa.timestamp("us", tz="UTC")), pa.field(VERSION, pa.int64())]
+from upsell_assets.lake.duck import parquet, quote, reader, text
+from upsell_assets.lake.tables import Lake, UnknownTableError, retry_conflicts
+from upsell_assets.raw.files import FILE, MODIFIED, OP, SEQUENCE, Position, order_fields
+from upsell_assets.raw.landing import full_load_prefix
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What one batch did: rows written, deleted and remembered as deleted, and the live table's version."""
+    """What one batch did.
+
+    Attributes:
+        upserts, deletes, tombstones: rows written, deleted, and remembered as deleted.
+        version: the live table's version.
+        moved: keys (at most 20) whose date is another one than before, though the contract calls it immutable.
+        doubled: keys (at most 20) of which one place in the order says two things: they are no keys.
+        late: changes set aside, see `tombstone_days` of the contract.
+        files: how many files were read for keys, and in how many the batch had rows.
+        seconds: where the time went: open, reduce, probe, commit (of tombstones), merge, upkeep.
+    """
 
     upserts: int
     deletes: int
     tombstones: int
     version: int
-
-
-def table_name(contract: Contract) -> str:
-    """The live table."""
-    return f"bronze.{contract.name}"
-
-
-def tombstones_name(contract: Contract) -> str:
-    """The table of what was deleted: keys and order only."""
-    return f"bronze.{contract.schema_name}._{contract.table}_tombstones"
-
-
-def changes_name(contract: Contract) -> str:
-    """Every accepted change of a table whose contract keeps the history."""
-    return f"bronze.{contract.schema_name}._{contract.table}_changes"
-
-
-def changes_schema(contract: Contract) -> pa.Schema:
-    """Accepted changes as they were read, and the version of the commit that kept them."""
-    return pa.schema([*change_schema(contract), _WRITTEN[1]])
-
-
-def live_schema(contract: Contract) -> pa.Schema:
-    """A live table: the contract's columns, operation, order and origin, time (UTC) and version of the commit."""
-    return pa.schema([*change_schema(contract), *_WRITTEN])
-
-
-def tombstone_schema(contract: Contract) -> pa.Schema:
-    """Tombstones: key, order, and the version of the commit."""
-    keys = [change_schema(contract).field(name) for name in contract.key]
-    return pa.schema([*keys, *order_fields(contract), _WRITTEN[1]])
+    moved: list[tuple[object, ...]] = field(default_factory=list)
+    doubled: list[tuple[object, ...]] = field(default_factory=list)
+    late: int = 0
+    files: tuple[int, int] = (0, 0)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def merge(lake: Lake, contract: Contract, changes: pa.Table) -> Merged:
@@ -109,84 +106,129 @@ def _merge_once(
     lake: Lake, contract: Contract, changes: pa.Table | None, tokens: dict[str, int] | None = None
 ) -> Merged:
     """Decide and commit; without changes, what the newest floor deletes."""
+    clock = _Clock()
     # The live table first: a tombstone or a floor that appears after it was opened comes with a later commit to
     # the live table, on which our own commit then fails.
-    live = lake.open_or_create(table_name(contract), live_schema(contract))
+    live = lake.open_or_create(
+        table_name(contract), live_schema(contract), partition_by=(partition(contract),), properties=PROPERTIES
+    )
+    check_layout(contract, live)
     tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))
-    with connect() as connection:
-        register(connection, "live_rows", lake.rows(live))
-        register(connection, "tombstone_rows", lake.rows(tombstones))
+    files, graves = Files.of(live), Files.of(tombstones)
+    with reader(lake) as connection:
         connection.register("floors", read_floors(lake, contract))
-        connection.execute(f"CREATE TEMP TABLE floor AS {newest_floor(contract)}")
-        if changes is None:
-            connection.execute(f"CREATE TEMP TABLE changes AS {below_floor(contract)}")
-        else:
-            connection.register("changes", changes)
-        buried, staged, matched = _decide(connection, contract)
+        clock.end("open")
+        _changes(connection, contract, changes, files, graves)
+        doubled = _doubled(connection, contract, _source_columns(connection, "changes")) if changes is not None else []
+        clock.end("reduce")
+        probed = probe(connection, contract, files, graves, pa.schema(live.schema().to_arrow()))
+        late = _too_late(connection, contract, expired_before(tombstones))
+        clock.end("probe")
+        buried = _judge(connection, contract)
+        staged, commits = staged_rows(connection, contract, files), steps(connection, contract)
+    clock.end("reduce")
+    if late.num_rows:
+        _set_aside(lake, contract, late)
     if buried.num_rows:
-        _append(tombstones, buried.append_column(_WRITTEN[1], _constant(tombstones.version() + 1, buried)))
-    deletes = sum(staged["_delete"].to_pylist())
+        append(tombstones, buried.append_column(VERSION, constant(tombstones.version() + 1, buried)))
+    clock.end("commit")
     if staged.num_rows:
-        _commit(live, contract, staged, matched=matched, tokens=tokens)
+        write(live, contract, staged, commits, tokens)
     elif buried.num_rows or tokens:
         # A commit of its own makes a concurrent merge of an older change fail and look again.
-        _append(live, live_schema(contract).empty_table(), tokens)
-    return Merged(staged.num_rows - deletes, deletes, buried.num_rows, live.version())
+        append(live, live_schema(contract).empty_table(), tokens)
+    clock.end("merge")
+    if staged.num_rows:
+        compact(lake, live)
+    if buried.num_rows:
+        compact(lake, tombstones)
+    clock.end("upkeep")
+    deletes = sum(staged["_delete"].to_pylist())
+    return Merged(
+        staged.num_rows - deletes,
+        deletes,
+        buried.num_rows,
+        live.version(),
+        probed.moved,
+        doubled,
+        late.num_rows,
+        (probed.read, probed.touched),
+        clock.spent,
+    )
 
 
-def _decide(connection: duckdb.DuckDBPyConnection, contract: Contract) -> tuple[pa.Table, pa.Table, bool]:
-    """New tombstones, the rows to write or delete, and whether any of these has a live row now."""
-    keys = ", ".join(quote(name) for name in contract.key)
-    connection.execute(f"CREATE TEMP TABLE keys AS SELECT DISTINCT {keys} FROM changes")
-    known = f"SEMI JOIN keys AS k ON {same_key(contract, 'r', 'k')}"
-    connection.execute(f"CREATE TEMP TABLE live AS SELECT r.* FROM live_rows AS r {known}")
-    connection.execute(f"CREATE TEMP TABLE tombstones AS SELECT r.*, 'D' AS {OP} FROM tombstone_rows AS r {known}")
+def _changes(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, batch: pa.Table | None, live: Files, graves: Files
+) -> None:
+    """Make the relation `changes`, one row a key: of the batch, or what the newest floor says of all keys."""
+    connection.execute(f"CREATE TEMP TABLE floor AS {newest_floor(contract)}")
+    if batch is not None:
+        connection.register("received", batch)
+    else:
+        _all_keys(connection, contract, live, graves)
+        connection.execute(f"CREATE TEMP VIEW received AS {below_floor(contract)}")
+    newest = settled(contract, _source_columns(connection, "received"))
+    date = ""
+    if contract.immutable_date:
+        date = f", {date_of(contract, 'c') if batch is not None else 'NULL::TIMESTAMPTZ'} AS {DATE}"
+    connection.execute(f"CREATE TEMP TABLE changes AS SELECT c.*{date} FROM ({newest}) AS c")
+
+
+def _all_keys(connection: duckdb.DuckDBPyConnection, contract: Contract, live: Files, graves: Files) -> None:
+    """Make the relations `live_rows` and `tombstone_rows`: keys and order of all there are."""
+    names = [*(quote(name) for name in contract.key), *(field.name for field in order_fields(contract))]
+    connection.register("no_rows", tombstone_schema(contract).empty_table())
+    for relation, files in (("live_rows", live), ("tombstone_rows", graves)):
+        source = parquet(files.paths) if files.paths else "no_rows"
+        connection.execute(f"CREATE TEMP VIEW {relation} AS SELECT {', '.join(names)} FROM {source}")
+
+
+def _too_late(connection: duckdb.DuckDBPyConnection, contract: Contract, horizon: datetime | None) -> pa.Table:
+    """Take out of `changes` those older than what tombstones remember, whose key is not live; and return them."""
+    if horizon is None:
+        return pa.table({})
+    unknown = " ".join(
+        f"ANTI JOIN {known} AS k{n} ON {same_key(contract, 'c', f'k{n}')}"
+        for n, known in enumerate(("live", "tombstones"))
+    )
+    connection.execute(
+        f"CREATE TEMP TABLE late AS SELECT c.* FROM changes AS c {unknown} WHERE c.{MODIFIED} < ?", [horizon]
+    )
+    connection.execute(f"DELETE FROM changes AS c USING late AS l WHERE {same_key(contract, 'c', 'l')}")
+    return connection.sql("FROM late").to_arrow_table()
+
+
+def _set_aside(lake: Lake, contract: Contract, late: pa.Table) -> None:
+    # Appends never conflict with each other: the library's own retries are right here.
+    write_deltalake(lake.open_or_create(late_name(contract), late.schema), late, mode="append", schema_mode="merge")
+
+
+def _doubled(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: list[str]) -> list[tuple[object, ...]]:
+    """Keys of which the batch says two things at one place in the order, where a key has only one (at most 20)."""
+    keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
+    placed = f"starts_with(c.{FILE}, {text(full_load_prefix(contract))})"
+    if "change_seq" in contract.order:
+        placed += f" OR c.{SEQUENCE} IS NOT NULL"
+    several = f"(SELECT {keys} FROM received AS c GROUP BY {keys} HAVING count(*) > 1)"
+    position = ", ".join(place_terms(contract, "c"))
+    return connection.execute(
+        f"SELECT DISTINCT {keys} FROM received AS c SEMI JOIN {several} AS k ON {same_key(contract, 'c', 'k')} "
+        f"WHERE c.{OP} <> 'D' AND ({placed}) GROUP BY {keys}, {position} "
+        f"HAVING count(DISTINCT {canonical_text('c', columns)}) > 1 ORDER BY ALL LIMIT 20"
+    ).fetchall()
+
+
+def _judge(connection: duckdb.DuckDBPyConnection, contract: Contract) -> pa.Table:
+    """Make the relation `judged`, and return the new tombstones."""
     columns, live_columns = (_source_columns(connection, relation) for relation in ("changes", "live"))
     connection.execute(f"CREATE TEMP TABLE judged AS {judged(contract, columns, live_columns)}")
-    order = ", ".join(field.name for field in order_fields(contract))
-    buried = connection.sql(f"SELECT {keys}, {order} FROM judged WHERE _bury").to_arrow_table()
-    # All columns of the live table, in its spelling: what a newer row does not have is null, not the older value.
-    staged = connection.sql(
-        "SELECT * FROM live WHERE false UNION ALL BY NAME "
-        "SELECT * EXCLUDE (_upsert, _bury) FROM judged WHERE _upsert OR _delete"
-    ).to_arrow_table()
-    matched = connection.sql(
-        f"SELECT 1 FROM judged AS s SEMI JOIN live AS l ON {same_key(contract, 's', 'l')} WHERE _upsert OR _delete LIMIT 1"
-    ).fetchone()
-    return buried, staged, matched is not None
+    keys = [quote(name) for name in contract.key]
+    order = [field.name for field in order_fields(contract)]
+    return connection.sql(f"SELECT {', '.join([*keys, *order])} FROM judged WHERE _bury").to_arrow_table()
 
 
 def _source_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
     return [name for name in connection.sql(f"SELECT * FROM {relation}").columns if not name.startswith("_")]
-
-
-def _commit(
-    live: DeltaTable, contract: Contract, staged: pa.Table, *, matched: bool, tokens: dict[str, int] | None
-) -> None:
-    written = (
-        staged.drop_columns(["_delete", *(field.name for field in _WRITTEN)])
-        .append_column(_WRITTEN[0], _constant(datetime.now(UTC), staged, _WRITTEN[0].type))
-        .append_column(_WRITTEN[1], _constant(live.version() + 1, staged))
-    )
-    if not matched:
-        _append(live, written, tokens)
-        return
-    columns = {quote(name): f"s.{quote(name)}" for name in written.column_names}
-    (
-        live.merge(
-            written.append_column("_delete", staged["_delete"]),
-            predicate=same_key(contract, "s", "t"),
-            source_alias="s",
-            target_alias="t",
-            merge_schema=True,
-            streamed_exec=False,
-            commit_properties=commit_properties(tokens),
-        )
-        .when_matched_delete('s."_delete"')
-        .when_matched_update(columns)
-        .when_not_matched_insert(columns, predicate='NOT s."_delete"')
-        .execute()
-    )
 
 
 def remember(lake: Lake, contract: Contract, changes: pa.Table) -> None:
@@ -194,14 +236,20 @@ def remember(lake: Lake, contract: Contract, changes: pa.Table) -> None:
 
     def once() -> None:
         table = lake.open_or_create(changes_name(contract), changes_schema(contract))
-        _append(table, changes.append_column(_WRITTEN[1], _constant(table.version() + 1, changes)))
+        append(table, changes.append_column(VERSION, constant(table.version() + 1, changes)))
+        compact(lake, table)
 
     retry_conflicts(changes_name(contract), once)
 
 
-def _append(table: DeltaTable, rows: pa.Table, tokens: dict[str, int] | None = None) -> None:
-    write_deltalake(table, rows, mode="append", schema_mode="merge", commit_properties=commit_properties(tokens))
+class _Clock:
+    """Seconds spent, by what they were spent on."""
 
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._since = perf_counter()
 
-def _constant(value: object, like: pa.Table, kind: pa.DataType | None = None) -> pa.Array:
-    return pa.repeat(pa.scalar(value, kind or pa.int64()), like.num_rows)
+    def end(self, name: str) -> None:
+        now = perf_counter()
+        self.spent[name] = self.spent.get(name, 0.0) + now - self._since
+        self._since = now

@@ -98,7 +98,8 @@ class Contract(_Model):
 
     `order` names the columns that order two changes of one key, most significant first; they may be internal to
     the change files (`modified_date`, `change_seq`). `immutable_date` is a column whose value never changes for
-    a key; it serves layout and pruning only.
+    a key; it serves layout and pruning only. `tombstone_days`: after so many days a delete is forgotten (never, by
+    default), and a change that is older and whose key is not live is set aside as too late.
     """
 
     schema_name: Name = Field(alias="schema")
@@ -112,6 +113,7 @@ class Contract(_Model):
     immutable_date: str | None = None
     drift: Literal["evolve", "freeze"] = "evolve"
     history: bool = False
+    tombstone_days: int | None = Field(None, ge=1)
     operations: Operations = Operations()
     full_load: FullLoad = FullLoad()
 
@@ -131,6 +133,8 @@ class Contract(_Model):
                 raise ValueError(f"key column {name!r} is not among columns")
         if self.immutable_date is not None and self.immutable_date not in self.columns:
             raise ValueError(f"immutable_date {self.immutable_date!r} is not among columns")
+        if self.immutable_date and self.columns[self.immutable_date] not in ("string", "date", "timestamp"):
+            raise ValueError(f"immutable_date {self.immutable_date!r} must be a string, a date or a timestamp")
         return self
 
     @property

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files as package_files
+from typing import TYPE_CHECKING
+
 import duckdb
 import pyarrow as pa
 from pyarrow.dataset import Dataset
+
+from upsell_assets.errors import PermanentError
+
+if TYPE_CHECKING:
+    from upsell_assets.lake.tables import Lake
 
 _EMPTY = {pa.string(): "''", pa.binary(): "''::BLOB"}
 
@@ -32,6 +43,61 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, rows: Dataset) ->
     connection.execute(
         f"CREATE TEMP VIEW {quote(name)} AS SELECT {columns} FROM {quote(f'{name}_files')}"  # noqa: S608 (quoted)
     )
+
+
+def reader(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """A new connection that reads the lake's own parquet files (see `parquet`), with the credentials of this moment.
+
+    Those of one process and lake share what is costly to begin: connections to the object store.
+    """
+    connection = _reader(lake.root, os.getpid()).cursor()
+    connection.execute("SET TimeZone = 'UTC'")
+    if lake.root.startswith("s3://"):
+        _give_credentials(connection, lake)
+    return connection
+
+
+@cache
+def _reader(root: str, _process: int) -> duckdb.DuckDBPyConnection:
+    connection = connect()
+    # Files are read once; what is kept of them would only grow.
+    connection.execute("SET enable_external_file_cache = false")
+    if root.startswith("s3://"):
+        # The extension as DuckDB signed it, from a locked package: nothing is fetched when it is first needed.
+        extension = package_files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
+        connection.execute(f"LOAD {text(str(extension / 'httpfs.duckdb_extension'))}")
+    return connection
+
+
+def _give_credentials(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    options = lake.options()
+    scheme, _, address = options.get("aws_endpoint", "").rpartition("://")
+    named = {
+        "KEY_ID": options["aws_access_key_id"],
+        "SECRET": options["aws_secret_access_key"],
+        "SESSION_TOKEN": options.get("aws_session_token"),
+        "REGION": options["aws_region"],
+        "ENDPOINT": address or None,
+        "URL_STYLE": "path" if address else None,
+        "USE_SSL": "false" if scheme == "http" else None,
+        "SCOPE": lake.root,
+    }
+    given = ", ".join(f"{name} {text(value)}" for name, value in named.items() if value)
+    try:
+        connection.execute(f"CREATE OR REPLACE TEMPORARY SECRET {quote(lake.root)} (TYPE s3, {given})")
+    except duckdb.Error:
+        raise PermanentError(f"{lake.root}: DuckDB did not take the object store's settings.") from None  # has the key
+
+
+def parquet(paths: Iterable[str]) -> str:
+    """Relation: rows of parquet files, by their names of columns, and `filename`."""
+    listed = ", ".join(text(path) for path in paths)
+    return f"read_parquet([{listed}], filename = true, hive_partitioning = false, union_by_name = true)"
+
+
+def text(value: str) -> str:
+    """A literal."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def quote(name: str) -> str:

@@ -7,6 +7,7 @@ partitions. Not here: what is merged into a table (`bronze`, `silver`) or how SQ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -89,14 +90,23 @@ class Lake:
         path = "/".join(table.table_uri.strip("/").split("/")[-3:])
         return table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(path, self.files()))
 
-    def open_or_create(self, name: str, schema: pa.Schema, *, partition_by: tuple[str, ...] = ()) -> DeltaTable:
-        """The table, made empty at version 0 where there was none."""
+    def open_or_create(
+        self,
+        name: str,
+        schema: pa.Schema,
+        *,
+        partition_by: tuple[str, ...] = (),
+        properties: Mapping[str, str] | None = None,
+    ) -> DeltaTable:
+        """The table, made empty at version 0 where there was none, with properties besides the pinned ones."""
+        with suppress(UnknownTableError):
+            return self.open(name)
         return DeltaTable.create(
             self.uri(name),
             schema,
             mode="ignore",
             partition_by=list(partition_by),
-            configuration=TABLE_PROPERTIES,
+            configuration={**TABLE_PROPERTIES, **(properties or {})},
             storage_options=self.options(),
         )
 

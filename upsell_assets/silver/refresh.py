@@ -16,7 +16,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 
 from upsell_assets.bronze.law import newer, newest_per_key, order_terms
-from upsell_assets.bronze.merge import VERSION, changes_name, table_name, tombstones_name
+from upsell_assets.bronze.tables import GENERATION, VERSION, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import connect, quote, register
 from upsell_assets.lake.engines import Engine, Query
@@ -96,7 +96,7 @@ def versions_behind(lake: Lake, table: SilverTable) -> int:
 def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit: BeforeCommit | None) -> Refreshed:
     sources = _source_versions(lake, table)
     target = lake.open(table.name) if lake.exists(table.name) else None
-    code = int(table.sql.code_version[:12], 16)
+    code = _code(lake, table)
     known = {name: target.transaction_version(name) for name in (*sources, CODE)} if target else {}
     if target and known == {**sources, CODE: code}:
         return Refreshed(version=target.version(), sources=sources)
@@ -117,6 +117,14 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     else:
         _commit(target, table, difference, gone, properties)
     return Refreshed(difference.new.num_rows, gone.num_rows, target.version(), sources)
+
+
+def _code(lake: Lake, table: SilverTable) -> int:
+    """What the table is made by: its SQL, and the generation of the bronze table that it is made from."""
+    generation = None
+    if table.contract is not None and lake.exists(table_name(table.contract)):
+        generation = lake.open(table_name(table.contract)).transaction_version(GENERATION)
+    return int(table.sql.code_version[:12], 16) + (generation or 0)
 
 
 def _since(known: dict[str, int | None], sources: dict[str, int]) -> dict[str, int] | None:

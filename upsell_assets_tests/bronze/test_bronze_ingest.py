@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import permutations
@@ -16,12 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from upsell_assets.bronze import ingest as ingesting
-from upsell_assets.bronze.ingest import Ingested, ingest
-from upsell_assets.bronze.merge import changes_name, table_name, tombstones_name
+from upsell_assets.bronze import repair as repairs
+from upsell_assets.bronze.ingest import Ingested, ingest, retry
+from upsell_assets.bronze.repair import complaints, rebuild
+from upsell_assets.bronze.tables import changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.store import ObjectStore
-from upsell_assets.raw.landing import EVER, LandedFile, Window
+from upsell_assets.lake.tables import Lake
+from upsell_assets.raw.landing import EVER, Window, landed_at
 from upsell_assets.raw.ledger import Ledger, Record
 from upsell_assets.services.embedded import Running
 
@@ -104,9 +107,18 @@ class Place:
             table_name(self.contract),
             tombstones_name(self.contract),
             changes_name(self.contract),
-            "raw.s._ledger",
+            f"raw.{self.contract.schema_name}._ledger",
         ]
         return {name: lake.open(name).version() for name in names if lake.exists(name)}
+
+    def retry(self, *paths: str) -> list[Record]:
+        store = self.lakehouse.store
+        files = [file for path in paths if (file := landed_at(store, self.contract, self.key(path)))]
+        return retry(store, self.lakehouse.lake, self.contract, files)
+
+    def held(self) -> list[str]:
+        records = Ledger(self.lakehouse.lake, self.contract).quarantined()
+        return [record.file.key.rpartition("/")[2] for record in records]
 
     def states(self) -> dict[str, str]:
         records = Ledger(self.lakehouse.lake, self.contract).records().values()
@@ -147,7 +159,7 @@ def test_a_second_ingest_makes_no_commit(place: Place) -> None:
 
     assert place.versions() == before
     assert (again.files, again.quarantined) == (0, [])
-    assert again.version == before[table_name(place.contract)]
+    assert again.version is None
 
 
 def test_nothing_landed_makes_no_table(place: Place) -> None:
@@ -226,9 +238,56 @@ def test_a_file_in_quarantine_is_taken_in_after_a_retry(place: Place) -> None:
 
     place.agree(operations={"insert": ["c"]})
     assert place.ingest().files == 0
-    Ledger(place.lakehouse.lake, place.contract).write([Record(held.file, "retry")])
+    [after] = place.retry("cdc/t/2024/06/13/a.parquet")
 
-    assert (place.ingest().files, place.rows(), place.states()) == (1, {"a": "x"}, {"a.parquet": "accepted"})
+    assert (held.state, after.state, after.rows) == ("quarantined", "accepted", 1)
+    assert (place.rows(), place.states()) == ({"a": "x"}, {"a.parquet": "accepted"})
+
+
+def test_a_retry_of_a_file_that_is_still_broken_leaves_it_in_quarantine(place: Place) -> None:
+    place.put("cdc/t/a.parquet", b"no parquet")
+    [held] = place.ingest().quarantined
+
+    assert place.retry("cdc/t/a.parquet") == [held]
+    assert (place.held(), place.ingest().quarantined) == (["a.parquet"], [])
+
+
+def test_a_retry_takes_the_version_that_lies_there_now(place: Place) -> None:
+    place.put("cdc/t/2024/06/13/a.parquet", b"no parquet")
+    place.ingest()
+    place.land("2024/06/13/a.parquet", ("I", "a", 1, "x"))
+
+    [after] = place.retry("cdc/t/2024/06/13/a.parquet")
+
+    assert (after.state, place.held(), place.rows()) == ("accepted", [], {"a": "x"})
+
+
+def test_a_sound_version_that_came_back_leaves_the_quarantine(place: Place) -> None:
+    place.land("a.parquet", ("I", "a", 1, "x"))
+    place.ingest()
+    place.put("cdc/t/a.parquet", b"no parquet")
+    place.ingest()
+    place.land("a.parquet", ("I", "a", 1, "x"))
+    assert (place.ingest().files, place.held()) == (0, ["a.parquet"])
+
+    [after] = place.retry("cdc/t/a.parquet")
+
+    assert (after.state, after.rows, place.held()) == ("accepted", 1, [])
+
+
+def test_a_retried_manifest_waits_for_its_parts_and_then_ends_its_load(place: Place) -> None:
+    objects = place.load("L", 5, {"part-0": ["a"]})
+    manifest = objects.pop("full_load/t/L/_manifest.json")
+    place.put("full_load/t/L/_manifest.json", b"{}")
+    place.ingest()
+    assert place.held() == ["_manifest.json"]
+
+    place.put("full_load/t/L/_manifest.json", manifest)
+    assert place.ingest().loads == []
+    for path, body in objects.items():
+        place.put(path, body)
+
+    assert (place.ingest().loads, place.held(), place.rows()) == (["L"], [], {"a": "loaded"})
 
 
 def test_a_repaired_file_is_taken_in_by_its_new_etag(place: Place) -> None:
@@ -237,7 +296,114 @@ def test_a_repaired_file_is_taken_in_by_its_new_etag(place: Place) -> None:
 
     place.land("a.parquet", ("I", "a", 1, "x"))
 
-    assert (place.ingest().files, place.rows()) == (1, {"a": "x"})
+    assert (place.ingest().files, place.rows(), place.held()) == (1, {"a": "x"}, [])
+
+
+def bare(**columns: list[Any]) -> bytes:
+    """A file of these columns and no other."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not readable as parquet"),
+        (b"no parquet", "not readable as parquet"),
+        (bare(OP=["I", "I"], id=["a", None], modified_date=[at(1)] * 2), "1 rows have a null id (first: row 1)"),
+        (bare(OP=["I"], Name=["x"], modified_date=[at(1)]), "key column 'id' is missing"),
+        (bare(OP=["I"], id=[["a"]], modified_date=[at(1)]), "column 'id' is list"),
+        (bare(OP=["I"], id=["a"], Name=[1.5], modified_date=[at(1)]), "column 'Name' is double"),
+        (bare(OP=["Z"], id=["a"], modified_date=[at(1)]), "operation 'Z' in row 0 is none of D, I, U"),
+        (bare(id=["a"], modified_date=[at(1)]), "operation column 'OP' is missing"),
+        (bare(OP=["I"], id=["a"]), "order column 'modified_date' is missing"),
+        (bare(OP=["I", "I"], id=["a", "b"], modified_date=[at(1), None]), "1 rows have a null modified_date"),
+        (bare(OP=["I"], id=["a"], modified_date=["soon"]), "column 'modified_date' is string"),
+    ],
+)
+def test_each_kind_of_broken_file_is_held_and_the_window_goes_on(place: Place, body: bytes, reason: str) -> None:
+    place.land("2024/06/13/1.parquet", ("I", "before", 1, "x"))
+    place.put("cdc/t/2024/06/13/2.parquet", body)
+    place.land("2024/06/13/3.parquet", ("I", "after", 1, "x"))
+
+    done = place.ingest(Window(DAY, DAY))
+
+    [held] = done.quarantined
+    assert held.reason is not None
+    assert held.reason.startswith(reason)
+    assert (done.files, place.held(), place.rows()) == (2, ["2.parquet"], {"before": "x", "after": "x"})
+
+
+def test_decisions_are_recorded_per_file_and_told_once(place: Place) -> None:
+    place.put("cdc/t/a.parquet", bare(OP=["I"], ID=["a"], modified_date=[at(1)], coupon=["x"]))
+    place.put("cdc/t/b.parquet", bare(OP=["I"], id=[7], NAME=["y"], modified_date=[at(1)], Coupon=["y"]))
+    place.put("cdc/t/c.parquet", bare(OP=["I"], ID=["c"], Name=["z"], modified_date=[at(1)]))
+
+    done = place.ingest()
+
+    first = ["ID read as id", "Name: missing, null", "coupon: not declared, added as string"]
+    second = ["id: bigint cast to string", "NAME read as Name", "Coupon: not declared, added as string"]
+    records = Ledger(place.lakehouse.lake, place.contract).records().values()
+    assert {record.file.key[-9:-8]: list(record.decisions) for record in records} == {
+        "a": first,
+        "b": [*second, "Coupon read as coupon"],
+        "c": ["ID read as id"],
+    }
+    assert done.decisions == dict.fromkeys([*first, *second, "Coupon read as coupon"], 1) | {"ID read as id": 2}
+    assert place.ingest().decisions == {}
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_tick_with_nothing_new_opens_no_table_but_the_ledger(
+    place: Place, monkeypatch: pytest.MonkeyPatch, loaded: bool
+) -> None:
+    place.land("a.parquet", ("I", "a", 1, "x"))
+    place.put("cdc/t/b.parquet", b"no parquet")
+    for path, body in place.load("L", 5, LOAD_PARTS).items() if loaded else ():
+        place.put(path, body)
+    place.ingest()
+    before = place.versions()
+    opened: list[str] = []
+
+    def noting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(lake: Lake, name: str, *arguments: Any, **named: Any) -> Any:
+            opened.append(name)
+            return method(lake, name, *arguments, **named)
+
+        return noted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "open", noting(Lake.open))
+        patch.setattr(Lake, "open_or_create", noting(Lake.open_or_create))
+        place.ingest()
+
+    assert opened == [f"raw.{place.contract.schema_name}._ledger"]
+    assert place.versions() == before
+
+
+def test_a_crash_between_the_end_of_a_load_and_the_ledger_is_repaired_by_a_repeat(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, body in place.load("L", 5, LOAD_PARTS).items():
+        place.put(path, body)
+    write = Ledger.write
+
+    def stopped(ledger: Ledger, records: Iterable[Record]) -> None:
+        records = list(records)
+        if any(record.file.key.endswith("_manifest.json") for record in records):
+            raise ZeroDivisionError
+        write(ledger, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write", stopped)
+        with pytest.raises(ZeroDivisionError):
+            place.ingest()
+    ended = place.versions()[table_name(place.contract)]
+    assert "_manifest.json" not in place.states()
+
+    assert place.ingest().loads == []
+    assert (place.states()["_manifest.json"], place.versions()[table_name(place.contract)]) == ("accepted", ended)
 
 
 def test_a_file_without_rows_is_taken_in(place: Place) -> None:
@@ -500,7 +666,46 @@ def test_the_ledger_names_the_load_and_the_position_of_a_part(place: Place) -> N
         place.put(path, body)
     place.ingest()
 
-    [record] = Ledger(place.lakehouse.lake, place.contract).records().values()
+    ledger = Ledger(place.lakehouse.lake, place.contract)
+    [record] = ledger.history("part-0")
+    [ended] = ledger.history("_manifest.json")
 
     assert (record.file.load, record.position, record.rows) == ("L", "2024-06-13T05:00:00+00:00/", 1)
-    assert isinstance(record.file, LandedFile)
+    assert (ended.state, ended.rows) == ("accepted", 0)
+
+
+def test_a_key_that_is_none_is_named_and_the_rows_come_back_from_raw(place: Place) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"id": ["a", "a", "b"], "Name": ["x", "y", "z"]}), sink)
+    etag = place.put("full_load/t/one/part", sink.getvalue())
+    entry = {"key": place.key("full_load/t/one/part"), "etag": etag}
+    manifest = {"position": {"modified_date": at(3).isoformat()}, "files": [entry]}
+    place.put("full_load/t/one/_manifest.json", json.dumps(manifest).encode())
+    place.land("2024/06/13/f", ("D", "b", 5, "z"), ("I", "c", 2, "late"))
+
+    [complaint] = complaints(place.contract, place.ingest())
+    assert "id = a" in complaint
+    assert "upsell repair t --from-raw" in complaint
+    place.agree(key=["id", "Name"])
+    rebuild(place.lakehouse.store, place.lakehouse.lake, place.contract)
+
+    rows = place.lakehouse.lake.open(table_name(place.contract)).to_pyarrow_table()
+    assert sorted(zip(rows["id"].to_pylist(), rows["Name"].to_pylist(), strict=True)) == [("a", "x"), ("a", "y")]
+    assert place.ingest().files == 0
+
+
+def test_a_rebuild_that_was_interrupted_is_finished_by_any_ingest(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, file in place.load("one", 3, {"part": ["a", "b"]}).items():
+        place.put(name, file)
+    place.land("2024/06/13/f", ("D", "b", 5, None), ("I", "c", 6, "new"))
+    place.ingest()
+    before, buried = place.rows(), place.buried()
+    monkeypatch.setattr(repairs, "ingest", lambda *_, **__: None)
+
+    rebuild(place.lakehouse.store, place.lakehouse.lake, place.contract)
+    assert place.rows() == {}
+    place.ingest()
+
+    assert (place.rows(), place.buried()) == (before, buried)

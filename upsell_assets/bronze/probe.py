@@ -1,0 +1,153 @@
+"""What a live table and its tombstones hold of the keys of a batch, read from as few files as can be.
+
+The relations that the law judges (`live`, `tombstones`) come from here, with the files in which live rows were found,
+which bound the merge. Not here: the law (`law`) and the commits (`merge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import duckdb
+import pyarrow as pa
+
+from upsell_assets.bronze.law import beats, newest_per_key, position_terms, same_key
+from upsell_assets.bronze.layout import DATE, NO_MONTH, Files
+from upsell_assets.contracts import Contract
+from upsell_assets.lake.duck import parquet, quote, text
+from upsell_assets.raw.files import FILE, OP, order_fields
+from upsell_assets.raw.landing import full_load_prefix
+
+# Delta keeps the statistics of timestamps in milliseconds, rounded down.
+SLACK = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """How the probe went: files read for keys, files with rows of the batch, and keys that lie where they should not.
+
+    `moved` are keys whose live row has another date than their changes say, though the contract calls it immutable.
+    """
+
+    read: int
+    touched: int
+    moved: list[tuple[object, ...]]
+
+
+def probe(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, live: Files, tombstones: Files, shape: pa.Schema
+) -> Probed:
+    """Make the relations `live`, `tombstones` and `candidates` from `changes`, one row a key, with its `_date`.
+
+    `candidates` has, for each live row of the batch's keys, its order, `_date`, path and part. `live` has these rows
+    in the columns of `shape`, those of the contract only where a change stands at the same position: nothing else
+    asks for them.
+    """
+    connection.register("files", live.table)
+    connection.register("shape", shape.empty_table())
+    _keys(connection, contract)
+    order = [field.name for field in order_fields(contract)]
+    graves = _columns([*contract.key, *order]) + f", 'D' AS {OP}"
+    _of_keys(connection, "tombstones", contract, tombstones.paths, graves)
+    lying = _columns(contract.key) + ", r.filename AS path"
+    paths = live.paths if contract.immutable_date is None else _paths_by_date(connection)
+    _of_keys(connection, "held", contract, paths, lying)
+    if len(paths) < len(live.paths) and _missing(connection, contract):
+        _of_keys(connection, "elsewhere", contract, sorted(set(live.paths) - set(paths)), lying, "missing")
+        connection.execute("INSERT INTO held SELECT * FROM elsewhere")
+        paths = live.paths
+    touched = [path for (path,) in connection.execute("SELECT DISTINCT path FROM held").fetchall()]
+    found = _columns([*contract.key, OP, *order]) + (f", r.{DATE}" if contract.immutable_date else "")
+    _of_keys(connection, "found", contract, touched, f"{found}, r.filename AS path")
+    connection.execute(
+        "CREATE TEMP TABLE candidates AS SELECT l.*, f.part FROM found AS l JOIN files AS f USING (path)"
+    )
+    _live(connection, contract, shape)
+    return Probed(len(paths), len(touched), _moved(connection, contract))
+
+
+def _keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """The batch's keys; `_date` is null where it does not tell in which file the row lies.
+
+    A full load may be taken over rows of which it says something else; so its rows are looked for everywhere.
+    """
+    keys = ", ".join(quote(name) for name in contract.key)
+    loaded = f"starts_with({FILE}, {text(full_load_prefix(contract))})"
+    date = f"CASE WHEN NOT {loaded} THEN {DATE} END" if contract.immutable_date else "NULL::TIMESTAMPTZ"
+    connection.execute(f"CREATE TEMP TABLE keys AS SELECT {keys}, {date} AS {DATE} FROM changes")
+
+
+def _paths_by_date(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Files in which rows of these dates can lie; all files where a key has no date."""
+    milliseconds = f"INTERVAL {SLACK // timedelta(milliseconds=1)} MILLISECOND"
+    found = connection.execute(
+        f"SELECT path FROM files AS f WHERE part = '{NO_MONTH}' OR (SELECT count(*) > count({DATE}) FROM keys) "
+        "OR first IS NULL OR path IN (SELECT f.path FROM files AS f "
+        f"JOIN keys AS k ON k.{DATE} BETWEEN f.first - {milliseconds} AND f.last + {milliseconds})"
+    )
+    return [path for (path,) in found.fetchall()]
+
+
+def _missing(connection: duckdb.DuckDBPyConnection, contract: Contract) -> bool:
+    """Make `missing`: keys of updates and deletes that found neither a row nor a newer tombstone.
+
+    Their row has not come yet, or lies under another date, which an immutable one rules out: where it is so, the
+    contract is wrong, and the table must not become so too.
+    """
+    keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
+    connection.execute(
+        f"CREATE TEMP TABLE missing AS SELECT DISTINCT {keys} FROM changes AS c "
+        f"ANTI JOIN held AS h ON {same_key(contract, 'c', 'h')} "
+        f"LEFT JOIN ({newest_per_key(contract, 'tombstones', ())}) AS t ON {same_key(contract, 'c', 't')} "
+        f"WHERE c.{OP} <> 'I' AND (t.{quote(contract.key[0])} IS NULL OR {beats(contract, 'c', 't')})"
+    )
+    return connection.execute("SELECT count(*) FROM missing").fetchone() != (0,)
+
+
+def _live(connection: duckdb.DuckDBPyConnection, contract: Contract, shape: pa.Schema) -> None:
+    """Make `live`, one row a key."""
+    pairs = zip(position_terms(contract, "c"), position_terms(contract, "l"), strict=True)
+    same_place = " AND ".join(f"{left} = {right}" for left, right in pairs)
+    connection.execute(
+        "CREATE TEMP TABLE tied AS SELECT l.* FROM candidates AS l "
+        f"SEMI JOIN changes AS c ON {same_key(contract, 'c', 'l')} AND {same_place}"
+    )
+    paths = [path for (path,) in connection.execute("SELECT DISTINCT path FROM tied").fetchall()]
+    _of_keys(connection, "tied_rows", contract, paths, "r.* EXCLUDE (filename)", "tied")
+    connection.execute(
+        "CREATE TEMP TABLE live_versions AS SELECT * FROM shape UNION ALL BY NAME SELECT * FROM tied_rows UNION ALL BY NAME "
+        f"SELECT * EXCLUDE (path, part) FROM candidates AS l ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')}"
+    )
+    columns = [name for name in shape.names if not name.startswith("_")]
+    connection.execute(f"CREATE TEMP TABLE live AS {newest_per_key(contract, 'live_versions', columns)}")
+
+
+def _moved(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[tuple[object, ...]]:
+    if contract.immutable_date is None:
+        return []
+    return connection.execute(
+        f"SELECT DISTINCT {', '.join(f'l.{quote(name)}' for name in contract.key)} FROM candidates AS l "
+        f"JOIN changes AS c ON {same_key(contract, 'c', 'l')} WHERE c.{DATE} <> l.{DATE} ORDER BY ALL LIMIT 20"
+    ).fetchall()
+
+
+def _of_keys(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    contract: Contract,
+    paths: list[str],
+    columns: str,
+    keys: str = "keys",
+) -> None:
+    """Make a relation of the rows of files whose key is among `keys`."""
+    rows = parquet(paths) if paths else "(SELECT *, NULL::VARCHAR AS filename FROM shape)"
+    connection.execute(
+        f"CREATE TEMP TABLE {name} AS SELECT {columns} FROM {rows} AS r "
+        f"SEMI JOIN {keys} AS k ON {same_key(contract, 'r', 'k')}"
+    )
+
+
+def _columns(names: Iterable[str]) -> str:
+    return ", ".join(f"r.{quote(name)}" for name in names)
