@@ -106,8 +106,11 @@ def check_layout(contract: Contract, table: DeltaTable) -> None:
         )
 
 
+_FIRST, _LAST = "TIMESTAMPTZ '1800-01-01 00:00:00+00'", "TIMESTAMPTZ '2200-01-01 00:00:00+00'"
+
+
 def date_of(contract: Contract, row: str) -> str:
-    """Expression: the instant of a row's immutable date; null where it is null or cannot be read."""
+    """Expression: the instant of a row's immutable date; null where it is null, cannot be read, or is no likely date."""
     name = contract.immutable_date
     if name is None:
         return "NULL::TIMESTAMPTZ"
@@ -116,8 +119,9 @@ def date_of(contract: Contract, row: str) -> str:
     if contract.columns[name] == "string":
         # As `2024-02-01 00:00:00 +0000 UTC` too.
         plain = rf"regexp_replace({value}, ' ?([+-]\d\d):?(\d\d)( UTC)?$', '\1:\2')"
-        return f"coalesce({instant}, TRY_CAST({plain} AS TIMESTAMPTZ))"
-    return instant
+        instant = f"coalesce({instant}, TRY_CAST({plain} AS TIMESTAMPTZ))"
+    # Beyond these years dates mean something else, and not every library can compare them.
+    return f"CASE WHEN {instant} BETWEEN {_FIRST} AND {_LAST} THEN {instant} END"
 
 
 def month_of(instant: str) -> str:

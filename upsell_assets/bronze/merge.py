@@ -125,7 +125,7 @@ def _merge_once(
         late = _too_late(connection, contract, expired_before(tombstones))
         clock.end("probe")
         buried = _judge(connection, contract)
-        staged, commits = staged_rows(connection, contract, files), steps(connection, contract)
+        staged, merges = staged_rows(connection, contract, files), steps(connection, contract)
     clock.end("reduce")
     if late.num_rows:
         _set_aside(lake, contract, late)
@@ -133,7 +133,7 @@ def _merge_once(
         append(tombstones, buried.append_column(VERSION, constant(tombstones.version() + 1, buried)))
     clock.end("commit")
     if staged.num_rows:
-        write(live, contract, staged, commits, tokens)
+        write(live, contract, staged, merges, tokens)
     elif buried.num_rows or tokens:
         # A commit of its own makes a concurrent merge of an older change fail and look again.
         append(live, live_schema(contract).empty_table(), tokens)

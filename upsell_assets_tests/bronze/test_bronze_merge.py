@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,17 +16,20 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pytest
-from histories import CONTRACTS, START, Change, End, Expected, arrow, contract, held, histories, law, position
-from hypothesis import given, settings
+from arrivals import arrive, holds, take
+from histories import CONTRACTS, START, Change, Step, arrow, contract, dated_values, histories, law
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from proof import TABLES
 
+from upsell_assets.bronze import layout, upkeep
 from upsell_assets.bronze import merge as merging
+from upsell_assets.bronze import write as writing
 from upsell_assets.bronze.merge import end_load, merge, table_name, tombstones_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.tables import Lake
-from upsell_assets.raw.files import OP, Position
+from upsell_assets.raw.files import OP, Position, change_schema
 
-PROOF = settings(max_examples=500 if os.environ.get("UPSELL_PROOF") else 30, deadline=None)
 FULL, SEQUENCED = CONTRACTS["modified_date, change_seq"], CONTRACTS["change_seq"]
 
 
@@ -42,11 +44,6 @@ def new_lake(folder: Path) -> Lake:
     return Lake.at(folder / uuid4().hex)
 
 
-def holds(lake: Lake, of: Contract) -> Expected:
-    live, tombstones = (lake.open(name(of)).to_pyarrow_table() for name in (table_name, tombstones_name))
-    return held(of, live, tombstones)
-
-
 def versions(lake: Lake, of: Contract) -> tuple[int, int]:
     return lake.open(table_name(of)).version(), lake.open(tombstones_name(of)).version()
 
@@ -56,73 +53,79 @@ def changed(op: str, hour: int, seq: Any = None, key: str = "a", name: str = "x"
     return Change((key,), op, START.replace(hour=hour), seq, "raw/s/cdc/t/f", 0, values)
 
 
-def take(lake: Lake, of: Contract, *changes: Change) -> merging.Merged:
-    return merge(lake, of, arrow(of, changes))
-
-
-@given(name=st.sampled_from(list(CONTRACTS)), data=st.data())
-@PROOF
-def test_any_arrival_of_a_history_gives_what_the_oracle_says(lakes: Path, name: str, data: st.DataObject) -> None:
-    of = CONTRACTS[name]
-    history = data.draw(histories(of))
-    lake = new_lake(lakes)
-    take(lake, of)
-    for step in history.steps:
-        if isinstance(step, End):
-            end_load(lake, of, position(step.load), step.load.name)
-        else:
-            take(lake, of, *step)
-
-    assert holds(lake, of) == law(of).oracle(history.changes, history.loads)
-
-
 class Crash(Exception):
     """The process dies here."""
 
 
-@given(data=st.data())
-@PROOF
-def test_crash_between_the_two_commits_is_repaired_by_a_repeat(lakes: Path, data: st.DataObject) -> None:
-    history = data.draw(histories(FULL, most=8))
-    lake = new_lake(lakes)
-    take(lake, FULL)
-    for step in history.steps:
-        crash_once = data.draw(st.booleans())
-        if isinstance(step, End):
-            crashing(crash_once, end_load, lake, FULL, position(step.load), step.load.name)
-        else:
-            crashing(crash_once, take, lake, FULL, *step)
-    for step in history.steps:  # whatever crashed is repeated, at once or later
-        if isinstance(step, End):
-            end_load(lake, FULL, position(step.load), step.load.name)
-        else:
-            take(lake, FULL, *step)
-
-    assert holds(lake, FULL) == law(FULL).oracle(history.changes, history.loads)
+SEAMS: list[tuple[Any, str]] = [(Lake, "open_or_create"), (merging, "write_floor"), (writing, "commit_properties")]
+"""What is called before each commit."""
 
 
-def crashing(crash: bool, act: Any, *arguments: Any) -> None:
-    """Run, and die after the tombstones' commit if it makes one."""
-    if not crash:
-        act(*arguments)
-        return
-    original = merging.commit_properties
-    calls = iter([0])
+def crashing(commits: int, act: Callable[..., object], *arguments: Any) -> bool:
+    """Act, and die before another commit than the first so many; whether it came to that."""
+    calls = count()
 
-    def second_dies(*args: Any) -> Any:
-        if next(calls, None) is None:
-            raise Crash
-        return original(*args)
+    def dying(original: Any) -> Any:
+        def may_die(*arguments: Any, **named: Any) -> Any:
+            if next(calls) == commits:
+                raise Crash
+            return original(*arguments, **named)
+
+        return may_die
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "commit_properties", second_dies)
-        with suppress(Crash):
+        for owner, name in SEAMS:
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        try:
             act(*arguments)
+        except Crash:
+            return True
+    return False
+
+
+@pytest.fixture
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows touch several partitions, a merge of them takes several commits, and there always is something to tidy."""
+    monkeypatch.setattr(layout, "BIN_ROWS", 2)
+    monkeypatch.setattr(writing, "STEP_ROWS", 2)
+    monkeypatch.setattr(writing, "RANGES", 1)
+    monkeypatch.setattr(upkeep, "SMALL_FILES", 2)
+    monkeypatch.setattr(upkeep, "OVERLAP", 1.0)
+
+
+@pytest.mark.usefixtures("_small_steps")
+@given(name=st.sampled_from(list(CONTRACTS)), data=st.data())
+@settings(max_examples=TABLES.count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_arrival_and_any_crash_give_what_the_oracle_says(lakes: Path, name: str, data: st.DataObject) -> None:
+    """Opening a table that exists counts as a commit, so that some crashes find everything done."""
+    of = CONTRACTS[name]
+    history = data.draw(histories(of))
+    lake = new_lake(lakes)
+    undone: list[Step] = []
+    for step in history.steps:
+        commits = data.draw(st.none() | st.integers(0, 7), "commits before the crash")
+        if commits is None:
+            arrive(lake, of, step)
+        elif crashing(commits, arrive, lake, of, step):
+            undone.append(step)
+        if data.draw(st.booleans(), "repeat now"):
+            again(lake, of, undone)
+        if data.draw(st.integers(0, 3), "tidy at 0") == 0:
+            upkeep.tidy(lake, of)
+    again(lake, of, undone)
+    take(lake, of)  # for tables to be there
+
+    assert holds(lake, of) == law(of).oracle(history.changes, history.loads)
+
+
+def again(lake: Lake, of: Contract, undone: list[Step]) -> None:
+    while undone:
+        arrive(lake, of, undone.pop())
 
 
 def test_a_crash_leaves_the_tombstone_without_the_delete_and_a_repeat_finishes_it(local_lake: Lake) -> None:
     take(local_lake, FULL, changed("I", 1))
-    crashing(True, take, local_lake, FULL, changed("D", 2))
+    assert crashing(3, take, local_lake, FULL, changed("D", 2))
     assert versions(local_lake, FULL) == (1, 1)
     assert local_lake.open(table_name(FULL)).to_pyarrow_table().num_rows == 1
 
@@ -277,7 +280,7 @@ def test_columns_with_awkward_names_are_merged(local_lake: Lake) -> None:
             "_file": "f",
             "_row": 0,
         }
-        merge(local_lake, of, pa.Table.from_pylist([rows], merging.change_schema(of)))
+        merge(local_lake, of, pa.Table.from_pylist([rows], change_schema(of)))
 
     assert local_lake.open(table_name(of)).to_pyarrow_table()["Group"].to_pylist() == [2]
 
@@ -295,10 +298,10 @@ def meanwhile(patch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[]
     patch.setattr(owner, name, and_then)
 
 
-SEAMS = pytest.mark.parametrize(("owner", "name"), [(Lake, "open_or_create"), (merging, "read_floors")])
+MEANWHILE = pytest.mark.parametrize(("owner", "name"), [(Lake, "open_or_create"), (merging, "read_floors")])
 
 
-@SEAMS
+@MEANWHILE
 def test_a_delete_remembered_meanwhile_holds_back_an_older_insert(
     local_lake: Lake, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
@@ -310,7 +313,7 @@ def test_a_delete_remembered_meanwhile_holds_back_an_older_insert(
     assert holds(local_lake, FULL).live == {}
 
 
-@SEAMS
+@MEANWHILE
 def test_a_load_ended_meanwhile_settles_an_older_insert(
     local_lake: Lake, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
@@ -321,6 +324,28 @@ def test_a_load_ended_meanwhile_settles_an_older_insert(
 
     assert holds(local_lake, FULL).live == {}
     assert set(holds(local_lake, FULL).tombstones) == {("a",)}
+
+
+@pytest.mark.usefixtures("_small_steps")
+@pytest.mark.parametrize("name", ["change_seq", "immutable moment"])
+def test_two_compactions_at_once_repeat_no_row(local_lake: Lake, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """delta-rs commits an OPTIMIZE beside another one of the same files, whatever its commit properties say."""
+    of = CONTRACTS[name]
+    row = Change(("a",), "I", None, "1", "f", 0, dated_values(of, ("a",), "x", 1))
+    changes = [
+        replace(row, key=(key,), values=(("id", key), *row.values[1:]), op=op)
+        for key, op in zip("abcd", "IIDD", strict=True)
+    ]
+    monkeypatch.setattr(upkeep, "SMALL_FILES", 1000)
+    for change in changes:
+        take(local_lake, of, change)
+    monkeypatch.setattr(upkeep, "SMALL_FILES", 2)
+    meanwhile(monkeypatch, upkeep.Files, "of", lambda: upkeep.tidy(local_lake, of))
+
+    upkeep.tidy(local_lake, of)
+
+    assert sorted(local_lake.open(table_name(of)).to_pyarrow_table()["id"].to_pylist()) == ["a", "b"]
+    assert sorted(local_lake.open(tombstones_name(of)).to_pyarrow_table()["id"].to_pylist()) == ["c", "d"]
 
 
 def write_shares(root: str, shares: list[list[Change]]) -> None:
@@ -337,21 +362,11 @@ def contested(rounds: random.Random) -> list[Change]:
 
 @pytest.mark.parametrize("writers", [2, 4])
 def test_threads_that_merge_one_table_at_once_lose_and_repeat_nothing(local_lake: Lake, writers: int) -> None:
-    for number in range(2):
-        lake, changes = Lake.at(Path(local_lake.root, str(number))), contested(random.Random(number))
-        shares = [[changes[w::writers][n::3] for n in range(3)] for w in range(writers)]
-        with ThreadPoolExecutor(writers) as pool:
-            for done in [pool.submit(write_shares, lake.root, share) for share in shares]:
-                done.result()
-
-        assert holds(lake, SEQUENCED) == law(SEQUENCED).oracle(changes)
-
-
-def test_processes_that_merge_one_table_at_once_lose_and_repeat_nothing(local_lake: Lake) -> None:
-    changes = contested(random.Random(7))
-    shares = [[changes[w::2][n::3] for n in range(3)] for w in range(2)]
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.starmap(write_shares, [(local_lake.root, share) for share in shares])
+    changes = contested(random.Random(writers))
+    shares = [[changes[w::writers][n::3] for n in range(3)] for w in range(writers)]
+    with ThreadPoolExecutor(writers) as pool:
+        for done in [pool.submit(write_shares, local_lake.root, share) for share in shares]:
+            done.result()
 
     assert holds(local_lake, SEQUENCED) == law(SEQUENCED).oracle(changes)
 

@@ -119,7 +119,7 @@ def test_two_rows_of_a_key_at_one_place_in_the_order_are_named(local_lake: Lake)
     assert merged.doubled == [("a",)]
 
 
-@pytest.mark.parametrize("unreadable", [None, "0000-00-00 00:00:00", "soon"])
+@pytest.mark.parametrize("unreadable", [None, "0000-00-00 00:00:00", "0001-01-01", "9999-12-31", "soon"])
 def test_rows_whose_date_cannot_be_read_are_found_by_changes_with_one(local_lake: Lake, unreadable: str | None) -> None:
     take(local_lake, DATED, change(1, placed=unreadable), change(1, key="b"))
 

@@ -1,0 +1,114 @@
+"""How often the tests of the law try it, and the table of docs/reliability.md that says so.
+
+Here: the counts of each claim, and `make proof`, which runs their tests with the full counts and writes the table.
+What is claimed is checked by the tests themselves, in `bronze`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+SHARE = os.environ.get("UPSELL_PROOF")
+"""The share of the full counts that is asked for; none: the counts of each change."""
+
+TESTS = Path(__file__).parent
+PAGE = TESTS.parent / "docs" / "reliability.md"
+BEGIN, END = "<!-- proof: begin -->", "<!-- proof: end -->"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the table: a law, how it is tried, and how often with every change of the code and in full."""
+
+    law: str
+    tried: str
+    unit: str
+    each_change: int
+    full: int
+    test: str
+
+    @property
+    def count(self) -> int:
+        """How often here."""
+        return max(1, round(float(SHARE) * self.full)) if SHARE else self.each_change
+
+
+RULE = Claim(
+    "The table is a function of the set of changes",
+    "the rule alone: random histories, permuted, repeated, cut into batches",
+    "histories",
+    2_000,
+    20_000,
+    "bronze/test_bronze_law.py::test_any_arrival_of_a_history_gives_what_the_oracle_says",
+)
+TABLES = Claim(
+    "The same of Delta tables, over crashes and compaction",
+    "the same, each step dying before any of its commits and repeated at once or later, tables tidied in between",
+    "histories",
+    100,
+    1_000,
+    "bronze/test_bronze_merge.py::test_any_arrival_and_any_crash_give_what_the_oracle_says",
+)
+KILLS = Claim(
+    "A process may die at any moment",
+    "kill -9 of `upsell ingest` on S3, then run to its end and compared",
+    "kills",
+    10,
+    100,
+    "bronze/test_bronze_crash.py::test_a_killed_ingest_is_made_good_by_the_next",
+)
+TWO_WRITERS, FOUR_WRITERS = (
+    Claim(
+        f"{word.capitalize()} writers of one table lose and repeat nothing",
+        f"{word} processes merge contested keys on S3 while another compacts the table without pause",
+        "rounds",
+        5,
+        50,
+        f"bronze/test_bronze_concurrency.py::test_processes_that_merge_while_another_tidies_lose_and_repeat_nothing[{number}]",
+    )
+    for number, word in ((2, "two"), (4, "four"))
+)
+CLAIMS = (RULE, TABLES, KILLS, TWO_WRITERS, FOUR_WRITERS)
+
+
+def prove(claim: Claim) -> tuple[bool, float]:
+    """Run a claim's test to its end; whether nothing was wrong, and the seconds that it took."""
+    began = time.monotonic()
+    options = ["-q", "--timeout=0", "--log-cli-level=INFO"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *options, TESTS / claim.test], cwd=TESTS.parent, check=False)
+    return done.returncode == 0, time.monotonic() - began
+
+
+def row(claim: Claim, right: bool, seconds: float) -> str:
+    """The claim's line of the table."""
+    wrong = "0" if right else "**at least 1**"
+    return f"| {claim.law} | {claim.tried} | {claim.count:,} {claim.unit} | {wrong} | {seconds:,.0f} |"
+
+
+def write(rows: list[str]) -> None:
+    """Put the table between the page's markers."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("deltalake", "duckdb"))
+    table = ["| law | tried by | how often | wrong | seconds |", "|---|---|---|---|---|", *rows]
+    text = "\n".join([BEGIN, *table, "", f"{today}, {versions}, {os.cpu_count()} cores.", END])
+    PAGE.write_text(before + text + after, encoding="utf-8")
+
+
+def main() -> int:
+    """Prove every claim and write the table; 1 if anything was wrong."""
+    results = [(claim, *prove(claim)) for claim in CLAIMS]
+    write([row(*result) for result in results])
+    return 0 if all(right for _, right, _ in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
