@@ -1,11 +1,12 @@
 """Where the rows of a live table lie, so that a merge reads and writes only files that its changes can concern.
 
 A table whose contract names an immutable date is partitioned by the month of that date: a change itself tells where
-its row lies, and the statistics of `_date` which files of the month. Any other table is partitioned by `_bin`, a
-number that grows as rows come in: the keys of a batch are looked up in all files, and what is found tells the bins.
+its row lies, and the statistics of `_date` which files of the month. In any other table `_bin` stands beside each row,
+a number that grows as rows come in: the keys of a batch are looked up in all files, and the bins of what is found
+bound the merge. Either way a row has a spot, a whole number: microseconds of its date, or its bin.
 
-Here: the columns and what their values are. Not here: which files a batch concerns (`probe`), nor what is merged
-(`merge`).
+Here: the columns, what their values are, and an opened table's files. Not here: which files a batch concerns
+(`probe`), nor what is merged (`merge`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from upsell_assets.contracts import Contract
@@ -26,12 +28,14 @@ DATE, MONTH, BIN = "_date", "_month", "_bin"
 NO_MONTH = "unreadable"
 """The month of rows whose date is null or cannot be read; it is looked into for every key."""
 
-BIN_ROWS = 150_000
-"""Rows after which a new bin begins: some 8 MiB of a narrow table, so that a bin is about one file."""
+BIN_ROWS = 75_000
+"""Rows after which a new bin begins: some 4 MiB of a narrow table, so that a bin is about one file."""
 
-
-TARGET_FILE_SIZE = 8 << 20
+TARGET_FILE_SIZE = 4 << 20
 PROPERTIES = {"delta.targetFileSize": str(TARGET_FILE_SIZE)}
+
+SLACK = 1_000
+"""Microseconds: Delta keeps the statistics of timestamps in milliseconds, rounded down."""
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 
@@ -40,7 +44,8 @@ _INSTANT = pa.timestamp("us", tz="UTC")
 class Files:
     """The files of a table at one version.
 
-    Columns: path, bytes, rows, part (of the partition), first and last `_date`, and newest, the greatest `_version`.
+    Columns: path, bytes, rows, part (of the partition, '' without one), first and last (between which the spots of its
+    rows lie; null where that is not known), and newest, the greatest `_version`.
     """
 
     table: pa.Table
@@ -56,15 +61,20 @@ class Files:
         def column(name: str, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
             return actions[name].cast(kind) if name in actions.column_names else pa.nulls(actions.num_rows, kind)
 
+        if f"min.{BIN}" in actions.column_names:
+            first, last = (column(f"{end}.{BIN}", pa.int64()) for end in ("min", "max"))
+        else:
+            first = pc.subtract(column(f"min.{DATE}", _INSTANT).cast(pa.int64()), SLACK)
+            last = pc.add(column(f"max.{DATE}", _INSTANT).cast(pa.int64()), SLACK)
         return cls(
             pa.table(
                 {
                     "path": pa.array([f"{root}/{path}" for path in actions["path"].to_pylist()], pa.string()),
                     "bytes": column("size_bytes", pa.int64()),
                     "rows": column("num_records", pa.int64()),
-                    "part": column(parts[0] if parts else "", pa.string()),
-                    "first": column(f"min.{DATE}", _INSTANT),
-                    "last": column(f"max.{DATE}", _INSTANT),
+                    "part": column(parts[0], pa.string()) if parts else pa.array([""] * actions.num_rows),
+                    "first": first,
+                    "last": last,
                     "newest": column("max._version", pa.int64()),
                 }
             )
@@ -75,10 +85,11 @@ class Files:
         """All of them."""
         return [str(path) for path in self.table["path"].to_pylist()]
 
-    def rows_of_parts(self) -> dict[str, int]:
-        """How many rows each partition holds."""
-        sums = self.table.group_by("part").aggregate([("rows", "sum")])
-        return dict(zip(sums["part"].to_pylist(), sums["rows_sum"].to_pylist(), strict=True))
+    def newest_bin(self) -> tuple[int, int]:
+        """The bin that new rows go to, and how many rows it holds already, give or take those of bins before it."""
+        newest = pc.max(self.table["last"]).as_py() or 0
+        held = pc.sum(self.table.filter(pc.field("last") == newest)["rows"]).as_py() or 0
+        return newest, min(held, BIN_ROWS)
 
 
 def layout_fields(contract: Contract) -> list[pa.Field]:
@@ -88,9 +99,14 @@ def layout_fields(contract: Contract) -> list[pa.Field]:
     return [pa.field(DATE, _INSTANT), pa.field(MONTH, pa.string())]
 
 
-def partition(contract: Contract) -> str:
-    """The column by which a live table is partitioned."""
-    return BIN if contract.immutable_date is None else MONTH
+def partition_by(contract: Contract) -> tuple[str, ...]:
+    """The columns by which a live table is partitioned."""
+    return () if contract.immutable_date is None else (MONTH,)
+
+
+def spot_of(contract: Contract, row: str) -> str:
+    """Expression: the spot of a live row; null where its date cannot be read."""
+    return f"{row}.{BIN}" if contract.immutable_date is None else f"epoch_us({row}.{DATE})"
 
 
 def check_layout(contract: Contract, table: DeltaTable) -> None:
@@ -99,10 +115,11 @@ def check_layout(contract: Contract, table: DeltaTable) -> None:
     Raises:
         PermanentError: the partition is not the contract's.
     """
-    if (found := table.metadata().partition_columns) != [partition(contract)]:
+    found, wanted = table.metadata().partition_columns, [*partition_by(contract)]
+    if found != wanted:
         raise PermanentError(
             f"bronze.{contract.name} is partitioned by {', '.join(found) or 'nothing'}, by its contract it would be by "
-            f"{partition(contract)}: immutable_date was changed. Run: upsell repair {contract.table}"
+            f"{', '.join(wanted) or 'nothing'}: immutable_date was changed. Run: upsell repair {contract.table}"
         )
 
 
@@ -129,19 +146,18 @@ def month_of(instant: str) -> str:
     return f"coalesce(strftime(make_timestamp(epoch_us({instant})), '%Y-%m'), '{NO_MONTH}')"
 
 
-def place_of(contract: Contract, row: str, beside: str, rows_of_parts: dict[str, int]) -> str:
-    """Expression over staged rows: their partition.
+def place_of(contract: Contract, row: str, beside: str, newest: tuple[int, int]) -> str:
+    """Expressions over staged rows: the columns of their layout that are not among their own.
 
     Args:
         contract: the table.
-        row: the staged rows' name; with their `_date`.
-        beside: expression, the partition of the live row that a staged row replaces; null where there is none.
-        rows_of_parts: how many rows each partition holds; new rows fill the newest one, in their order, then begin others.
+        row: the staged rows' name; with their `_date`, if the table has it.
+        beside: expression, the spot of the live row that a staged row replaces; null where there is none.
+        newest: see `Files.newest_bin`; new rows fill this bin, in their order, then begin others.
     """
     if contract.immutable_date is not None:
-        return month_of(f"{row}.{DATE}")
-    newest = max(map(int, rows_of_parts), default=0)
-    held = min(rows_of_parts.get(str(newest), 0), BIN_ROWS)
+        return f"{month_of(f'{row}.{DATE}')} AS {MONTH}"
+    number, held = newest
     order = ", ".join(f"{row}.{name}" for name in (MODIFIED, SEQUENCE, FILE, ROW))
-    number = f"row_number() OVER (PARTITION BY {beside} IS NULL ORDER BY {order}) - 1"
-    return f"coalesce({beside}::BIGINT, {newest} + ({held} + {number}) // {BIN_ROWS})"
+    nth = f"row_number() OVER (PARTITION BY {beside} IS NULL ORDER BY {order}) - 1"
+    return f"coalesce({beside}, {number} + ({held} + {nth}) // {BIN_ROWS})::BIGINT AS {BIN}"

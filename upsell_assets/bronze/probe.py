@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
 
 from upsell_assets.bronze.law import beats, newest_per_key, position_terms, same_key
-from upsell_assets.bronze.layout import DATE, NO_MONTH, Files
+from upsell_assets.bronze.layout import DATE, NO_MONTH, Files, spot_of
+from upsell_assets.bronze.tables import INGESTED, VERSION
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import parquet, quote, text
 from upsell_assets.raw.files import FILE, OP, order_fields
 from upsell_assets.raw.landing import full_load_prefix
-
-# Delta keeps the statistics of timestamps in milliseconds, rounded down.
-SLACK = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
@@ -41,31 +38,40 @@ def probe(
 ) -> Probed:
     """Make the relations `live`, `tombstones` and `candidates` from `changes`, one row a key, with its `_date`.
 
-    `candidates` has, for each live row of the batch's keys, its order, `_date`, path and part. `live` has these rows
-    in the columns of `shape`, those of the contract only where a change stands at the same position: nothing else
-    asks for them.
+    `candidates` has, for each live row of the batch's keys, its order, and where it lies: path, part and spot. `live`
+    has these rows in the columns of `shape`, those of the contract only where a change stands at the same position:
+    nothing else asks for them.
     """
     connection.register("files", live.table)
     connection.register("shape", shape.empty_table())
     _keys(connection, contract)
-    order = [field.name for field in order_fields(contract)]
-    graves = _columns([*contract.key, *order]) + f", 'D' AS {OP}"
-    _of_keys(connection, "tombstones", contract, tombstones.paths, graves)
-    lying = _columns(contract.key) + ", r.filename AS path"
-    paths = live.paths if contract.immutable_date is None else _paths_by_date(connection)
-    _of_keys(connection, "held", contract, paths, lying)
-    if len(paths) < len(live.paths) and _missing(connection, contract):
-        _of_keys(connection, "elsewhere", contract, sorted(set(live.paths) - set(paths)), lying, "missing")
-        connection.execute("INSERT INTO held SELECT * FROM elsewhere")
-        paths = live.paths
-    touched = [path for (path,) in connection.execute("SELECT DISTINCT path FROM held").fetchall()]
-    found = _columns([*contract.key, OP, *order]) + (f", r.{DATE}" if contract.immutable_date else "")
-    _of_keys(connection, "found", contract, touched, f"{found}, r.filename AS path")
+    order = [*contract.key, *(field.name for field in order_fields(contract))]
+    _of_keys(connection, "tombstones", contract, tombstones.paths, f"{_columns(order)}, 'D' AS {OP}")
+    date = f", r.{DATE}" if contract.immutable_date else ""
+    lying = f"{_columns([*order, OP])}{date}, {spot_of(contract, 'r')} AS spot, r.filename AS path"
+    if contract.immutable_date is None:
+        # Keys first, alone: of most files nothing else is needed.
+        read = live.paths
+        _of_keys(connection, "held", contract, read, "r.filename AS path")
+        found = [path for (path,) in connection.execute("SELECT DISTINCT path FROM held").fetchall()]
+        _of_keys(connection, "rows_found", contract, found, lying)
+    else:
+        read = _paths_by_date(connection)
+        _of_keys(connection, "rows_found", contract, read, lying)
+        if len(read) < len(live.paths) and _missing(connection, contract):
+            _of_keys(connection, "elsewhere", contract, sorted(set(live.paths) - set(read)), lying, "missing")
+            connection.execute("INSERT INTO rows_found SELECT * FROM elsewhere")
+            read = live.paths
     connection.execute(
-        "CREATE TEMP TABLE candidates AS SELECT l.*, f.part FROM found AS l JOIN files AS f USING (path)"
+        "CREATE TEMP TABLE candidates AS SELECT l.*, f.part FROM rows_found AS l JOIN files AS f USING (path)"
     )
     _live(connection, contract, shape)
-    return Probed(len(paths), len(touched), _moved(connection, contract))
+    return Probed(len(read), _touched(connection), _moved(connection, contract))
+
+
+def _touched(connection: duckdb.DuckDBPyConnection) -> int:
+    row = connection.execute("SELECT count(DISTINCT path) FROM candidates").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
@@ -81,11 +87,10 @@ def _keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
 
 def _paths_by_date(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Files in which rows of these dates can lie; all files where a key has no date."""
-    milliseconds = f"INTERVAL {SLACK // timedelta(milliseconds=1)} MILLISECOND"
     found = connection.execute(
         f"SELECT path FROM files AS f WHERE part = '{NO_MONTH}' OR (SELECT count(*) > count({DATE}) FROM keys) "
         "OR first IS NULL OR path IN (SELECT f.path FROM files AS f "
-        f"JOIN keys AS k ON k.{DATE} BETWEEN f.first - {milliseconds} AND f.last + {milliseconds})"
+        f"JOIN keys AS k ON epoch_us(k.{DATE}) BETWEEN f.first AND f.last)"
     )
     return [path for (path,) in found.fetchall()]
 
@@ -99,7 +104,7 @@ def _missing(connection: duckdb.DuckDBPyConnection, contract: Contract) -> bool:
     keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
     connection.execute(
         f"CREATE TEMP TABLE missing AS SELECT DISTINCT {keys} FROM changes AS c "
-        f"ANTI JOIN held AS h ON {same_key(contract, 'c', 'h')} "
+        f"ANTI JOIN rows_found AS h ON {same_key(contract, 'c', 'h')} "
         f"LEFT JOIN ({newest_per_key(contract, 'tombstones', ())}) AS t ON {same_key(contract, 'c', 't')} "
         f"WHERE c.{OP} <> 'I' AND (t.{quote(contract.key[0])} IS NULL OR {beats(contract, 'c', 't')})"
     )
@@ -115,10 +120,10 @@ def _live(connection: duckdb.DuckDBPyConnection, contract: Contract, shape: pa.S
         f"SEMI JOIN changes AS c ON {same_key(contract, 'c', 'l')} AND {same_place}"
     )
     paths = [path for (path,) in connection.execute("SELECT DISTINCT path FROM tied").fetchall()]
-    _of_keys(connection, "tied_rows", contract, paths, "r.* EXCLUDE (filename)", "tied")
+    _of_keys(connection, "tied_rows", contract, paths, f"r.* EXCLUDE (filename, {INGESTED}, {VERSION})", "tied")
     connection.execute(
         "CREATE TEMP TABLE live_versions AS SELECT * FROM shape UNION ALL BY NAME SELECT * FROM tied_rows UNION ALL BY NAME "
-        f"SELECT * EXCLUDE (path, part) FROM candidates AS l ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')}"
+        f"SELECT * EXCLUDE (path, part, spot) FROM candidates AS l ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')}"
     )
     columns = [name for name in shape.names if not name.startswith("_")]
     connection.execute(f"CREATE TEMP TABLE live AS {newest_per_key(contract, 'live_versions', columns)}")

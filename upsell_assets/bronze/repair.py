@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.bronze.ingest import Ingested, Progress, ingest
@@ -22,7 +23,7 @@ from upsell_assets.bronze.layout import (
     TARGET_FILE_SIZE,
     Files,
     date_of,
-    partition,
+    partition_by,
     place_of,
 )
 from upsell_assets.bronze.tables import (
@@ -40,7 +41,6 @@ from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import parquet, quote, reader
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
-from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
 from upsell_assets.raw.ledger import Ledger
 
 BATCH_ROWS = 65_536
@@ -109,24 +109,23 @@ def _repair_once(lake: Lake, contract: Contract) -> int:
     files, held = Files.of(live), pa.schema(live.schema().to_arrow())
     columns = [name for name in held.names if not name.startswith("_")]
     date = f", {date_of(contract, 'r')} AS {DATE}" if contract.immutable_date else ""
-    by_time = DATE if contract.immutable_date else f"{MODIFIED}, {SEQUENCE}, {FILE}, {ROW}"
     with reader(lake) as connection:
         connection.register("shape", held.empty_table())
         laid = ", ".join({DATE, MONTH, BIN} & set(held.names))
         shaped = f"SELECT * EXCLUDE ({laid}) FROM shape"
         if files.paths:
-            written = "filename" + (f", {DATE}" if DATE in held.names else "")
+            written = ", ".join(["filename", *({DATE, BIN} & set(held.names))])
             shaped += f" UNION ALL BY NAME SELECT * EXCLUDE ({written}) FROM {parquet(files.paths)}"
         connection.execute(f"CREATE TEMP VIEW rows AS {shaped}")
         placed = connection.sql(
             f"SELECT r.* REPLACE ({live.version() + 1}::BIGINT AS {VERSION}), "
-            f"{place_of(contract, 'r', 'NULL', {})} AS {partition(contract)} "
+            f"{place_of(contract, 'r', 'NULL', (0, 0))} "
             f"FROM (SELECT r.*{date} FROM ({newest_per_key(contract, 'rows', columns)}) AS r) AS r "
-            f"ORDER BY {partition(contract)}, {by_time}"
+            f"ORDER BY {f'{MONTH}, {DATE}' if contract.immutable_date else BIN}"
         )
         # New rows of every key: what was made from the table before is made anew, whole.
         _overwrite(live, contract, placed.to_arrow_reader(BATCH_ROWS), {GENERATION: live.version() + 1})
-    return sum(Files.of(live).rows_of_parts().values())
+    return int(pc.sum(Files.of(live).table["rows"]).as_py() or 0)
 
 
 def rebuild(store: ObjectStore, lake: Lake, contract: Contract, progress: Progress | None = None) -> Ingested:
@@ -165,7 +164,7 @@ def _overwrite(
         rows,
         mode="overwrite",
         schema_mode="overwrite",
-        partition_by=[partition(contract)] if live else None,
+        partition_by=[*partition_by(contract)] if live else None,
         target_file_size=TARGET_FILE_SIZE,
         commit_properties=commit_properties(tokens),
     )

@@ -51,7 +51,7 @@ def tidy(lake: Lake, contract: Contract) -> int:
 
 def compact(lake: Lake, table: DeltaTable) -> int:
     """Make few files of the small ones, in each partition that has many; 0 where somebody else committed at once."""
-    small: dict[str | None, list[int]] = {}
+    small: dict[str, list[int]] = {}
     for file in Files.of(table).table.to_pylist():
         if file["bytes"] < TARGET_FILE_SIZE // 2:
             small.setdefault(file["part"], []).append(file["newest"])
@@ -64,20 +64,20 @@ def compact(lake: Lake, table: DeltaTable) -> int:
 
 
 def _sort_months(lake: Lake, table: DeltaTable) -> int:
-    months: dict[str, list[tuple[datetime, datetime]]] = {}
+    months: dict[str, list[tuple[int, int]]] = {}
     for file in Files.of(table).table.to_pylist():
         if file["part"] != NO_MONTH and file["first"] is not None:
             months.setdefault(file["part"], []).append((file["first"], file["last"]))
     return sum(_rewrite(lake, table, month) for month, spans in months.items() if _overlap(spans) > OVERLAP)
 
 
-def _overlap(spans: list[tuple[datetime, datetime]]) -> float:
+def _overlap(spans: list[tuple[int, int]]) -> float:
     """In how many of the spans a moment lies, on average over all that they cover."""
     whole = max(last for _, last in spans) - min(first for first, _ in spans)
-    return sum((last - first for first, last in spans), timedelta()) / whole if whole else 1.0
+    return sum(last - first for first, last in spans) / whole if whole else 1.0
 
 
-def _rewrite(lake: Lake, table: DeltaTable, part: str | None, *, since: int = 0) -> int:
+def _rewrite(lake: Lake, table: DeltaTable, part: str, *, since: int = 0) -> int:
     """Replace the rows of a partition that were written since a version by themselves, in the order of their dates.
 
     Not by the library's own compaction: it commits also when another one replaced the same files meanwhile, and then
@@ -86,14 +86,14 @@ def _rewrite(lake: Lake, table: DeltaTable, part: str | None, *, since: int = 0)
     partition = table.metadata().partition_columns
     files = Files.of(table).table
     written = pc.field("newest") >= since
-    paths = files.filter(written & (pc.field("part") == part) if partition else written)["path"].to_pylist()
+    paths = files.filter(written & (pc.field("part") == part))["path"].to_pylist()
     shape = pa.schema(table.schema().to_arrow())
     where = f"{VERSION} >= {since}"
     with reader(lake) as connection:
         connection.register("shape", shape.empty_table())
         connection.execute(
             f"CREATE TEMP VIEW rows AS SELECT * FROM shape UNION ALL BY NAME SELECT * EXCLUDE (filename)"
-            f"{''.join(f', {_literal(shape.field(name), part)} AS {quote(name)}' for name in partition)} FROM {parquet(paths)}"
+            f"{''.join(f', {text(part)} AS {quote(name)}' for name in partition)} FROM {parquet(paths)}"
         )
         columns = ", ".join(f"{quote(name)}" for name in shape.names)
         order = f" ORDER BY {DATE}" if DATE in shape.names else ""
@@ -103,19 +103,13 @@ def _rewrite(lake: Lake, table: DeltaTable, part: str | None, *, since: int = 0)
                 table,
                 rows,
                 mode="overwrite",
-                predicate=" AND ".join(
-                    [where, *(f"{name} = {_literal(shape.field(name), part)}" for name in partition)]
-                ),
+                predicate=" AND ".join([where, *(f"{name} = {text(part)}" for name in partition)]),
                 target_file_size=TARGET_FILE_SIZE,
                 commit_properties=commit_properties(),
             )
         except CommitFailedError:
             return 0  # the next merge finds the same need
     return len(paths)
-
-
-def _literal(column: pa.Field, part: str | None) -> str:
-    return text(str(part)) if pa.types.is_string(column.type) else str(part)
 
 
 def _expire(table: DeltaTable, before: datetime) -> None:

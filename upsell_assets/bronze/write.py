@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
@@ -16,28 +16,26 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.bronze.law import same_key
-from upsell_assets.bronze.layout import DATE, NO_MONTH, TARGET_FILE_SIZE, Files, partition, place_of
-from upsell_assets.bronze.probe import SLACK
+from upsell_assets.bronze.layout import BIN, DATE, MONTH, NO_MONTH, SLACK, TARGET_FILE_SIZE, Files, place_of
 from upsell_assets.bronze.tables import WRITTEN
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import quote, text
 from upsell_assets.lake.tables import commit_properties
-from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
 
-STEP_ROWS = 400_000
+STEP_ROWS = 500_000
 """Rows in the files that one merge may touch: it holds them in memory."""
 
 RANGES = 64
-"""Ranges of dates in the condition of a merge."""
+"""Ranges of spots in the condition of a merge."""
 
 _PATH, _DELETE = "_path", "_delete"
 
-Range = tuple[datetime, datetime]
+Range = tuple[int, int]
 
 
 @dataclass
 class Step:
-    """One merge: the files that it touches, how many rows they hold, their partitions, and where in time its rows lie."""
+    """One merge: the files that it touches, how many rows they hold, their partitions, and between which spots."""
 
     paths: list[str] = field(default_factory=list)
     rows: int = 0
@@ -52,23 +50,22 @@ def staged_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, files
     key.
     """
     keys = ", ".join(quote(name) for name in contract.key)
-    place = place_of(contract, "s", "b.part", files.rows_of_parts())
-    by_time = DATE if contract.immutable_date else f"{MODIFIED}, {SEQUENCE}, {FILE}, {ROW}"
+    place = place_of(contract, "s", "b.spot", files.newest_bin())
+    order = f"{MONTH}, {DATE}" if contract.immutable_date else BIN
     return connection.sql(
         f"SELECT *, NULL::VARCHAR AS {_PATH}, NULL::BOOLEAN AS {_DELETE} FROM shape UNION ALL BY NAME "
-        f"SELECT s.* EXCLUDE (_upsert, _bury), b.path AS {_PATH}, {place} AS {partition(contract)} FROM judged AS s "
-        f"LEFT JOIN (SELECT {keys}, min(path) AS path, min_by(part, path) AS part FROM candidates GROUP BY ALL) AS b "
-        f"ON {same_key(contract, 's', 'b')} WHERE s._upsert OR s._delete ORDER BY {partition(contract)}, {by_time}"
+        f"SELECT s.* EXCLUDE (_upsert, _bury), b.path AS {_PATH}, {place} FROM judged AS s LEFT JOIN "
+        f"(SELECT {keys}, min(path) AS path, min_by(spot, path) AS spot FROM candidates GROUP BY ALL) AS b "
+        f"ON {same_key(contract, 's', 'b')} WHERE s._upsert OR s._delete ORDER BY {order}"
     ).to_arrow_table()
 
 
 def steps(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[Step]:
     """The merges in which the judged rows reach their live rows; by the law a batch may be cut anywhere."""
-    dates = f"min(l.{DATE}), max(l.{DATE})" if contract.immutable_date else "NULL, NULL"
     touched = connection.sql(
-        f"SELECT f.path, f.rows, f.part, {dates} FROM candidates AS l JOIN files AS f USING (path) "
+        "SELECT f.path, f.rows, f.part, min(l.spot), max(l.spot) FROM candidates AS l JOIN files AS f USING (path) "
         f"SEMI JOIN judged AS s ON {same_key(contract, 's', 'l')} AND (s._upsert OR s._delete) "
-        "GROUP BY f.path, f.rows, f.part ORDER BY f.part, f.path"
+        "GROUP BY f.path, f.rows, f.part, f.first ORDER BY f.part, f.first, f.path"
     ).fetchall()
     found: list[Step] = []
     for path, rows, part, first, last in touched:
@@ -121,20 +118,21 @@ def _merge(
 
 def _where(contract: Contract, step: Step) -> str:
     """Condition on the live rows that a step touches: what is not so lies in files that are not read."""
-    if contract.immutable_date is None:
-        return f"t.{quote(partition(contract))} IN ({', '.join(sorted(set(step.parts)))})"
-    parts = ", ".join(text(part) for part in sorted(set(step.parts)))
-    dates = " OR ".join(
-        f"(t.{quote(DATE)} >= {_instant(first - SLACK)} AND t.{quote(DATE)} <= {_instant(last + SLACK)})"
+    dated = contract.immutable_date is not None
+    column, literal = (DATE, _instant) if dated else (BIN, str)
+    slack = SLACK if dated else 0
+    spots = [
+        f"(t.{column} >= {literal(first - slack)} AND t.{column} <= {literal(last + slack)})"
         for first, last in covering(step.ranges)
-    )
+    ]
     if NO_MONTH in step.parts:
-        dates = " OR ".join(filter(None, [dates, f"t.{quote(DATE)} IS NULL"]))
-    return f"t.{quote(partition(contract))} IN ({parts}) AND ({dates})"
+        spots.append(f"t.{column} IS NULL")
+    where = f"({' OR '.join(spots)})"
+    return f"t.{MONTH} IN ({', '.join(text(part) for part in sorted(set(step.parts)))}) AND {where}" if dated else where
 
 
-def _instant(value: datetime) -> str:
-    return f"'{value.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z'"
+def _instant(micros: int) -> str:
+    return f"'{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros):%Y-%m-%dT%H:%M:%S.%f}Z'"
 
 
 def covering(ranges: list[Range]) -> list[Range]:
