@@ -10,7 +10,7 @@ Everything here is an expression over rows; nothing reads or writes a table, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -87,21 +87,31 @@ def newer(left: list[str], right: list[str], *, or_equal: bool = False) -> str:
     return f"(({', '.join(left)}) {'>=' if or_equal else '>'} ({', '.join(right)}))"
 
 
+_COMPARED = ("text", OP, MODIFIED)
+"""What the last terms of the full order are made of."""
+
+
 def beats(
     contract: Contract,
     left: str,
     right: str,
-    left_columns: Iterable[str] = (),
-    right_columns: Iterable[str] = (),
+    left_columns: Sequence[str] = (),
+    right_columns: Sequence[str] = (),
     *,
     or_equal: bool = False,
 ) -> str:
     """Condition: the left change comes after the right one in the full order (see `order_terms`)."""
     here, there = position_terms(contract, left), position_terms(contract, right)
     change, other = order_terms(contract, left, left_columns), order_terms(contract, right, right_columns)
-    # Positions first, so that the texts are made of few rows.
+    # Positions first, then copies: texts are made of few rows.
+    copies = ""
+    if left_columns and sorted(left_columns) == sorted(right_columns):
+        pairs = [*zip(change[: -len(_COMPARED)], other[: -len(_COMPARED)], strict=True)]
+        pairs += [(f"{left}.{name}", f"{right}.{name}") for name in (*_COMPARED[1:], *map(quote, left_columns))]
+        same = " AND ".join(f"{a} IS NOT DISTINCT FROM {b}" for a, b in pairs)
+        copies = f"WHEN {same} THEN {or_equal} "
     return (
-        f"CASE WHEN ({', '.join(here)}) <> ({', '.join(there)}) THEN {newer(here, there)} "
+        f"CASE WHEN ({', '.join(here)}) <> ({', '.join(there)}) THEN {newer(here, there)} {copies}"
         f"ELSE {newer(change, other, or_equal=or_equal)} END"
     )
 
@@ -155,7 +165,7 @@ def settled(contract: Contract, columns: Iterable[str]) -> str:
     """
 
 
-def judged(contract: Contract, columns: Iterable[str], live_columns: Iterable[str]) -> str:
+def judged(contract: Contract, columns: Sequence[str], live_columns: Sequence[str]) -> str:
     """Query over `changes` (see `settled`), `live` and `tombstones`: what the newest change of each key does.
 
     Adds to the change's columns: `_upsert` (write the row), `_delete` (a live row goes) and `_bury` (remember the

@@ -28,11 +28,8 @@ DATE, MONTH, BIN = "_date", "_month", "_bin"
 NO_MONTH = "unreadable"
 """The month of rows whose date is null or cannot be read; it is looked into for every key."""
 
-BIN_ROWS = 75_000
-"""Rows after which a new bin begins: some 4 MiB of a narrow table, so that a bin is about one file."""
-
-TARGET_FILE_SIZE = 4 << 20
-PROPERTIES = {"delta.targetFileSize": str(TARGET_FILE_SIZE)}
+BIN_ROWS = 300_000
+"""Rows after which a new bin begins: about a file of a narrow table."""
 
 SLACK = 1_000
 """Microseconds: Delta keeps the statistics of timestamps in milliseconds, rounded down."""
@@ -90,6 +87,16 @@ class Files:
         newest = pc.max(self.table["last"]).as_py() or 0
         held = pc.sum(self.table.filter(pc.field("last") == newest)["rows"]).as_py() or 0
         return newest, min(held, BIN_ROWS)
+
+
+def target_file_size(contract: Contract) -> int:
+    """Bytes of a live table's files: small where a date tells which of many to read, else fewer and larger."""
+    return (16 if contract.immutable_date is None else 4) << 20
+
+
+def properties(contract: Contract) -> dict[str, str]:
+    """Table properties of a live table."""
+    return {"delta.targetFileSize": str(target_file_size(contract))}
 
 
 def layout_fields(contract: Contract) -> list[pa.Field]:

@@ -16,7 +16,7 @@ from deltalake import write_deltalake
 
 from upsell_assets.bronze.floors import read_floors, write_floor
 from upsell_assets.bronze.law import below_floor, canonical_text, judged, newest_floor, place_terms, same_key, settled
-from upsell_assets.bronze.layout import DATE, PROPERTIES, Files, check_layout, date_of, partition_by
+from upsell_assets.bronze.layout import DATE, Files, check_layout, date_of, partition_by, properties
 from upsell_assets.bronze.probe import probe
 from upsell_assets.bronze.tables import (
     VERSION,
@@ -110,7 +110,10 @@ def _merge_once(
     # The live table first: a tombstone or a floor that appears after it was opened comes with a later commit to
     # the live table, on which our own commit then fails.
     live = lake.open_or_create(
-        table_name(contract), live_schema(contract), partition_by=partition_by(contract), properties=PROPERTIES
+        table_name(contract),
+        live_schema(contract),
+        partition_by=partition_by(contract),
+        properties=properties(contract),
     )
     check_layout(contract, live)
     tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))

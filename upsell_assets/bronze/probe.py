@@ -50,16 +50,15 @@ def probe(
     date = f", r.{DATE}" if contract.immutable_date else ""
     lying = f"{_columns([*order, OP])}{date}, {spot_of(contract, 'r')} AS spot, r.filename AS path"
     if contract.immutable_date is None:
-        # Keys first, alone: of most files nothing else is needed.
         read = live.paths
-        _of_keys(connection, "held", contract, read, "r.filename AS path")
-        found = [path for (path,) in connection.execute("SELECT DISTINCT path FROM held").fetchall()]
-        _of_keys(connection, "rows_found", contract, found, lying)
+        _of_keys(connection, "rows_found", contract, _with_keys(connection, contract, read, "keys"), lying)
     else:
         read = _paths_by_date(connection)
         _of_keys(connection, "rows_found", contract, read, lying)
         if len(read) < len(live.paths) and _missing(connection, contract):
-            _of_keys(connection, "elsewhere", contract, sorted(set(live.paths) - set(read)), lying, "missing")
+            others = sorted(set(live.paths) - set(read))
+            holding = _with_keys(connection, contract, others, "missing")
+            _of_keys(connection, "elsewhere", contract, holding, lying, "missing")
             connection.execute("INSERT INTO rows_found SELECT * FROM elsewhere")
             read = live.paths
     connection.execute(
@@ -136,6 +135,12 @@ def _moved(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[tu
         f"SELECT DISTINCT {', '.join(f'l.{quote(name)}' for name in contract.key)} FROM candidates AS l "
         f"JOIN changes AS c ON {same_key(contract, 'c', 'l')} WHERE c.{DATE} <> l.{DATE} ORDER BY ALL LIMIT 20"
     ).fetchall()
+
+
+def _with_keys(connection: duckdb.DuckDBPyConnection, contract: Contract, paths: list[str], keys: str) -> list[str]:
+    """Those of many files that have any of the keys: of the others no other column is read."""
+    _of_keys(connection, "held", contract, paths, "r.filename AS path", keys)
+    return [path for (path,) in connection.execute("SELECT DISTINCT path FROM held").fetchall()]
 
 
 def _of_keys(

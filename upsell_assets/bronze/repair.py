@@ -20,11 +20,11 @@ from upsell_assets.bronze.layout import (
     BIN,
     DATE,
     MONTH,
-    TARGET_FILE_SIZE,
     Files,
     date_of,
     partition_by,
     place_of,
+    target_file_size,
 )
 from upsell_assets.bronze.tables import (
     GENERATION,
@@ -165,6 +165,6 @@ def _overwrite(
         mode="overwrite",
         schema_mode="overwrite",
         partition_by=[*partition_by(contract)] if live else None,
-        target_file_size=TARGET_FILE_SIZE,
+        target_file_size=target_file_size(contract),
         commit_properties=commit_properties(tokens),
     )

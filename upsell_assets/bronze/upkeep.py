@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from upsell_assets.bronze.layout import DATE, NO_MONTH, TARGET_FILE_SIZE, Files
+from upsell_assets.bronze.layout import DATE, NO_MONTH, Files
 from upsell_assets.bronze.tables import VERSION, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import parquet, quote, reader, text
 from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
 from upsell_assets.raw.files import MODIFIED
 
+SMALL_BYTES = 2 << 20
 SMALL_FILES = 16
 """Small files of a partition that are worth a commit of their own: each is then written anew some log(n) times."""
 
@@ -53,7 +54,7 @@ def compact(lake: Lake, table: DeltaTable) -> int:
     """Make few files of the small ones, in each partition that has many; 0 where somebody else committed at once."""
     small: dict[str, list[int]] = {}
     for file in Files.of(table).table.to_pylist():
-        if file["bytes"] < TARGET_FILE_SIZE // 2:
+        if file["bytes"] < SMALL_BYTES:
             small.setdefault(file["part"], []).append(file["newest"])
     # All that was written since the oldest of them is written again, so that each of them goes.
     return sum(
@@ -104,7 +105,6 @@ def _rewrite(lake: Lake, table: DeltaTable, part: str, *, since: int = 0) -> int
                 rows,
                 mode="overwrite",
                 predicate=" AND ".join([where, *(f"{name} = {text(part)}" for name in partition)]),
-                target_file_size=TARGET_FILE_SIZE,
                 commit_properties=commit_properties(),
             )
         except CommitFailedError:

@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.bronze.law import same_key
-from upsell_assets.bronze.layout import BIN, DATE, MONTH, NO_MONTH, SLACK, TARGET_FILE_SIZE, Files, place_of
+from upsell_assets.bronze.layout import BIN, DATE, MONTH, NO_MONTH, SLACK, Files, place_of
 from upsell_assets.bronze.tables import WRITTEN
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import quote, text
 from upsell_assets.lake.tables import commit_properties
 
-STEP_ROWS = 500_000
-"""Rows in the files that one merge may touch: it holds them in memory."""
+STEP_ROWS = 1_000_000
+"""Rows in the files that one merge may touch: it holds them in memory; half as many where it writes to months."""
 
 RANGES = 64
 """Ranges of spots in the condition of a merge."""
@@ -67,9 +67,10 @@ def steps(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[Ste
         f"SEMI JOIN judged AS s ON {same_key(contract, 's', 'l')} AND (s._upsert OR s._delete) "
         "GROUP BY f.path, f.rows, f.part, f.first ORDER BY f.part, f.first, f.path"
     ).fetchall()
+    most = STEP_ROWS // (2 if contract.immutable_date else 1)
     found: list[Step] = []
     for path, rows, part, first, last in touched:
-        if not found or found[-1].rows + rows > STEP_ROWS:
+        if not found or found[-1].rows + rows > most:
             found.append(Step())
         found[-1].paths.append(path)
         found[-1].rows += rows
@@ -164,7 +165,6 @@ def append(table: DeltaTable, rows: pa.Table, tokens: Mapping[str, int] | None =
         rows,
         mode="append",
         schema_mode="merge",
-        target_file_size=TARGET_FILE_SIZE,
         commit_properties=commit_properties(tokens),
     )
 

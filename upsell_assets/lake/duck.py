@@ -66,6 +66,9 @@ def _reader(root: str, _process: int) -> duckdb.DuckDBPyConnection:
         # The extension as DuckDB signed it, from a locked package: nothing is fetched when it is first needed.
         extension = package_files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
         connection.execute(f"LOAD {text(str(extension / 'httpfs.duckdb_extension'))}")
+        # A file of a table never changes: what was learnt of it, its size and its footer, stays true.
+        connection.execute("SET GLOBAL enable_http_metadata_cache = true")
+        connection.execute("SET GLOBAL parquet_metadata_cache = true")
     return connection
 
 
