@@ -46,7 +46,7 @@ bench: $(VENV)/.installed ## every benchmark; make bench-NAME runs one
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 bench-%: $(VENV)/.installed
-	@$(BIN)/python benchmarks/bench_$*.py
+	@$(BIN)/python benchmarks/bench_$*.py $(ARGS)
 
 clean: ## delete the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

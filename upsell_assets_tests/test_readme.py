@@ -22,6 +22,12 @@ def test_every_setting_is_listed_with_its_own_description() -> None:
 
 def test_every_command_is_listed() -> None:
     names = [command.name or (command.callback and command.callback.__name__) for command in app.registered_commands]
+    names += [
+        f"{group.name} {command.name}"
+        for group in app.registered_groups
+        if group.typer_instance
+        for command in group.typer_instance.registered_commands
+    ]
 
     assert names
     assert not [name for name in names if f"`upsell {name}" not in README]
