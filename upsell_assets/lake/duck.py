@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
 from importlib.resources import files as package_files
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def reader(lake: Lake) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-@cache
+@lru_cache(maxsize=2)
 def _reader(root: str, _process: int) -> duckdb.DuckDBPyConnection:
     connection = connect()
     # Files are read once; what is kept of them would only grow.
