@@ -33,6 +33,8 @@ TABLE_PROPERTIES: dict[str, str | None] = {
     "delta.columnMapping.mode": "none",
     # Without checkpoints 1,000 commits make every open 0.28 s; with them 7 ms.
     "delta.checkpointInterval": "10",
+    # Statistics of every column, not of the first 32: what files are skipped by stands last in a wide table.
+    "delta.dataSkippingNumIndexedCols": "-1",
 }
 
 

@@ -169,6 +169,19 @@ def test_a_hundred_small_merges_leave_few_files(local_lake: Lake, of: Contract) 
     assert json.loads(checkpoint.read_text())["version"] > 80
 
 
+@pytest.mark.parametrize("date", ["placed", None])
+def test_a_table_of_many_columns_is_searched_and_compacted_too(local_lake: Lake, date: str | None) -> None:
+    wide = contract(immutable_date=date, columns=DATED.columns | {f"c{n}": "bigint" for n in range(40)})
+    for seq in range(SMALL_FILES):
+        take(local_lake, wide, change(seq, key=f"{seq}"))
+
+    merged = take(local_lake, wide, change(99, key="far", placed=MARCH))
+
+    assert merged.files[0] == (0 if date else 1)
+    assert len(rows(local_lake, wide)) == SMALL_FILES + 1
+    assert len(local_lake.open(table_name(wide)).file_uris()) == 2
+
+
 @pytest.mark.parametrize("of", [DATED, UNDATED], ids=["dated", "undated"])
 def test_of_two_compactions_at_once_one_gives_way(local_lake: Lake, of: Contract) -> None:
     for seq in range(SMALL_FILES - 1):
