@@ -77,16 +77,21 @@ def take_in(lake: Lake, *changes: Change) -> None:
 
 
 def take_in_and_crash(lake: Lake, *changes: Change) -> None:
-    """Merge changes of one table and die before the live table's commit: its files stay, no log entry names them."""
+    """Merge changes of one table and die before the live table's first commit: its files stay, no log entry names them."""
     (table,) = {change.table for change in changes}
     name = table_name(CONTRACTS[table])
     before = lake.open(name).version()
     take_in(lake, *changes)
-    if lake.open(name).version() > before:
-        log = Path(lake.uri(name)) / "_delta_log"
-        (log / f"{before + 1:020d}.json").unlink()
-        for checkpoint in [log / "_last_checkpoint", *log.glob(f"{before + 1:020d}.checkpoint.*")]:
-            checkpoint.unlink(missing_ok=True)
+    for version in range(before + 1, lake.open(name).version() + 1):
+        for entry in log_entries(lake, name, version):
+            entry.unlink(missing_ok=True)
+
+
+def log_entries(lake: Lake, name: str, version: int) -> list[Path]:
+    """The files of a table's log that know of a version."""
+    log = Path(lake.uri(name)) / "_delta_log"
+    commit = f"{version:020d}"
+    return [log / f"{commit}.json", log / "_last_checkpoint", *log.glob(f"{commit}.checkpoint.*")]
 
 
 def held(lake: Lake, name: str) -> list[Row]:
