@@ -61,7 +61,9 @@ def _of_key(key: str) -> st.SearchStrategy[Change]:
             st.sampled_from([None, -1, 1]),
         ),
         "transactions_product": st.tuples(
-            st.sampled_from([None, "a", "b"]), st.sampled_from([None, "ChatMessage", "R Lover"]), st.sampled_from([1, 2])
+            st.sampled_from([None, "a", "b"]),
+            st.sampled_from([None, "ChatMessage", "R Lover"]),
+            st.sampled_from([1, 2]),
         ),
     }
     return st.one_of(
