@@ -16,7 +16,7 @@ from deltalake import write_deltalake
 
 from upsell_assets.bronze.floors import read_floors, write_floor
 from upsell_assets.bronze.law import below_floor, canonical_text, judged, newest_floor, place_terms, same_key, settled
-from upsell_assets.bronze.layout import DATE, Files, check_layout, date_of, partition_by, properties
+from upsell_assets.bronze.layout import DATE, Files, check_layout, date_of, partition_by
 from upsell_assets.bronze.probe import probe
 from upsell_assets.bronze.tables import (
     VERSION,
@@ -29,7 +29,7 @@ from upsell_assets.bronze.tables import (
     tombstones_name,
 )
 from upsell_assets.bronze.upkeep import compact, expired_before
-from upsell_assets.bronze.write import append, constant, staged_rows, steps, write
+from upsell_assets.bronze.write import append, constant, staged_rows, touched_paths, write
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import parquet, quote, reader, text
 from upsell_assets.lake.tables import Lake, UnknownTableError, retry_conflicts
@@ -109,12 +109,7 @@ def _merge_once(
     clock = _Clock()
     # The live table first: a tombstone or a floor that appears after it was opened comes with a later commit to
     # the live table, on which our own commit then fails.
-    live = lake.open_or_create(
-        table_name(contract),
-        live_schema(contract),
-        partition_by=partition_by(contract),
-        properties=properties(contract),
-    )
+    live = lake.open_or_create(table_name(contract), live_schema(contract), partition_by=partition_by(contract))
     check_layout(contract, live)
     tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))
     files, graves = Files.of(live), Files.of(tombstones)
@@ -128,7 +123,7 @@ def _merge_once(
         late = _too_late(connection, contract, expired_before(tombstones))
         clock.end("probe")
         buried = _judge(connection, contract)
-        staged, merges = staged_rows(connection, contract, files), steps(connection, contract)
+        staged, touched = staged_rows(connection, contract), touched_paths(connection, contract)
     clock.end("reduce")
     if late.num_rows:
         _set_aside(lake, contract, late)
@@ -136,7 +131,7 @@ def _merge_once(
         append(tombstones, buried.append_column(VERSION, constant(tombstones.version() + 1, buried)))
     clock.end("commit")
     if staged.num_rows:
-        write(live, contract, staged, merges, tokens)
+        write(lake, live, contract, files, staged, touched, tokens)
     elif buried.num_rows or tokens:
         # A commit of its own makes a concurrent merge of an older change fail and look again.
         append(live, live_schema(contract).empty_table(), tokens)

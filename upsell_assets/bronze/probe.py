@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from upsell_assets.bronze.law import beats, newest_per_key, position_terms, same_key
-from upsell_assets.bronze.layout import DATE, NO_MONTH, Files, spot_of
+from upsell_assets.bronze.layout import DATE, NO_MONTH, Files
 from upsell_assets.bronze.tables import INGESTED, VERSION
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import parquet, quote, text
@@ -38,7 +38,7 @@ def probe(
 ) -> Probed:
     """Make the relations `live`, `tombstones` and `candidates` from `changes`, one row a key, with its `_date`.
 
-    `candidates` has, for each live row of the batch's keys, its order, and where it lies: path, part and spot. `live`
+    `candidates` has, for each live row of the batch's keys, its order, and in which file it lies. `live`
     has these rows in the columns of `shape`, those of the contract only where a change stands at the same position:
     nothing else asks for them.
     """
@@ -48,22 +48,19 @@ def probe(
     order = [*contract.key, *(field.name for field in order_fields(contract))]
     _of_keys(connection, "tombstones", contract, tombstones.paths, f"{_columns(order)}, 'D' AS {OP}")
     date = f", r.{DATE}" if contract.immutable_date else ""
-    lying = f"{_columns([*order, OP])}{date}, {spot_of(contract, 'r')} AS spot, r.filename AS path"
+    lying = f"{_columns([*order, OP])}{date}, r.filename AS path"
     if contract.immutable_date is None:
         read = live.paths
-        _of_keys(connection, "rows_found", contract, _with_keys(connection, contract, read, "keys"), lying)
+        _of_keys(connection, "candidates", contract, _with_keys(connection, contract, read, "keys"), lying)
     else:
         read = _paths_by_date(connection)
-        _of_keys(connection, "rows_found", contract, read, lying)
+        _of_keys(connection, "candidates", contract, read, lying)
         if len(read) < len(live.paths) and _missing(connection, contract):
             others = sorted(set(live.paths) - set(read))
             holding = _with_keys(connection, contract, others, "missing")
             _of_keys(connection, "elsewhere", contract, holding, lying, "missing")
-            connection.execute("INSERT INTO rows_found SELECT * FROM elsewhere")
+            connection.execute("INSERT INTO candidates SELECT * FROM elsewhere")
             read = live.paths
-    connection.execute(
-        "CREATE TEMP TABLE candidates AS SELECT l.*, f.part FROM rows_found AS l JOIN files AS f USING (path)"
-    )
     _live(connection, contract, shape)
     return Probed(len(read), _touched(connection), _moved(connection, contract))
 
@@ -103,7 +100,7 @@ def _missing(connection: duckdb.DuckDBPyConnection, contract: Contract) -> bool:
     keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
     connection.execute(
         f"CREATE TEMP TABLE missing AS SELECT DISTINCT {keys} FROM changes AS c "
-        f"ANTI JOIN rows_found AS h ON {same_key(contract, 'c', 'h')} "
+        f"ANTI JOIN candidates AS h ON {same_key(contract, 'c', 'h')} "
         f"LEFT JOIN ({newest_per_key(contract, 'tombstones', ())}) AS t ON {same_key(contract, 'c', 't')} "
         f"WHERE c.{OP} <> 'I' AND (t.{quote(contract.key[0])} IS NULL OR {beats(contract, 'c', 't')})"
     )
@@ -122,7 +119,7 @@ def _live(connection: duckdb.DuckDBPyConnection, contract: Contract, shape: pa.S
     _of_keys(connection, "tied_rows", contract, paths, f"r.* EXCLUDE (filename, {INGESTED}, {VERSION})", "tied")
     connection.execute(
         "CREATE TEMP TABLE live_versions AS SELECT * FROM shape UNION ALL BY NAME SELECT * FROM tied_rows UNION ALL BY NAME "
-        f"SELECT * EXCLUDE (path, part, spot) FROM candidates AS l ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')}"
+        f"SELECT * EXCLUDE (path) FROM candidates AS l ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')}"
     )
     columns = [name for name in shape.names if not name.startswith("_")]
     connection.execute(f"CREATE TEMP TABLE live AS {newest_per_key(contract, 'live_versions', columns)}")

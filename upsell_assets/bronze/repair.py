@@ -17,14 +17,12 @@ from deltalake import DeltaTable, write_deltalake
 from upsell_assets.bronze.ingest import Ingested, Progress, ingest
 from upsell_assets.bronze.law import newest_per_key
 from upsell_assets.bronze.layout import (
-    BIN,
     DATE,
     MONTH,
     Files,
     date_of,
+    month_of,
     partition_by,
-    place_of,
-    target_file_size,
 )
 from upsell_assets.bronze.tables import (
     GENERATION,
@@ -41,9 +39,11 @@ from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import parquet, quote, reader
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
+from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
 from upsell_assets.raw.ledger import Ledger
 
 BATCH_ROWS = 65_536
+FILE_BYTES = 4 << 20
 
 
 def doubled_keys(lake: Lake, contract: Contract, limit: int = 20) -> list[tuple[object, ...]]:
@@ -109,19 +109,20 @@ def _repair_once(lake: Lake, contract: Contract) -> int:
     files, held = Files.of(live), pa.schema(live.schema().to_arrow())
     columns = [name for name in held.names if not name.startswith("_")]
     date = f", {date_of(contract, 'r')} AS {DATE}" if contract.immutable_date else ""
+    month = f", {month_of(f'r.{DATE}')} AS {MONTH}" if contract.immutable_date else ""
+    order = [MONTH, DATE] if contract.immutable_date else [MODIFIED, SEQUENCE, FILE, ROW]
+    laid = [name for name in (DATE, MONTH) if name in held.names]
     with reader(lake) as connection:
         connection.register("shape", held.empty_table())
-        laid = ", ".join({DATE, MONTH, BIN} & set(held.names))
-        shaped = f"SELECT * EXCLUDE ({laid}) FROM shape"
+        shaped = f"SELECT * EXCLUDE ({', '.join(laid)}) FROM shape" if laid else "SELECT * FROM shape"
         if files.paths:
-            written = ", ".join(["filename", *({DATE, BIN} & set(held.names))])
+            written = ", ".join(["filename", *({DATE} & set(laid))])
             shaped += f" UNION ALL BY NAME SELECT * EXCLUDE ({written}) FROM {parquet(files.paths)}"
         connection.execute(f"CREATE TEMP VIEW rows AS {shaped}")
         placed = connection.sql(
-            f"SELECT r.* REPLACE ({live.version() + 1}::BIGINT AS {VERSION}), "
-            f"{place_of(contract, 'r', 'NULL', (0, 0))} "
+            f"SELECT r.* REPLACE ({live.version() + 1}::BIGINT AS {VERSION}){month} "
             f"FROM (SELECT r.*{date} FROM ({newest_per_key(contract, 'rows', columns)}) AS r) AS r "
-            f"ORDER BY {f'{MONTH}, {DATE}' if contract.immutable_date else BIN}"
+            f"ORDER BY {', '.join(order)}"
         )
         # New rows of every key: what was made from the table before is made anew, whole.
         _overwrite(live, contract, placed.to_arrow_reader(BATCH_ROWS), {GENERATION: live.version() + 1})
@@ -165,6 +166,6 @@ def _overwrite(
         mode="overwrite",
         schema_mode="overwrite",
         partition_by=[*partition_by(contract)] if live else None,
-        target_file_size=target_file_size(contract),
+        target_file_size=FILE_BYTES,
         commit_properties=commit_properties(tokens),
     )

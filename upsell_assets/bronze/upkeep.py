@@ -1,29 +1,31 @@
 """Upkeep of bronze's tables, so that the thousandth small merge costs what the tenth did.
 
-Each merge leaves small files. Where a partition has gathered enough of them they are made into one, in a commit that
-changes no row and gives way to any other. Log and checkpoints are kept by Delta itself (`TABLE_PROPERTIES`). Not
+Each merge of new keys leaves small files. Where a part of a table has gathered enough of them they are put together, in
+a commit that changes no row and gives way to any other. Log and checkpoints are kept by Delta itself (`TABLE_PROPERTIES`). Not
 here: what a vacuum may delete.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from upsell_assets.bronze.layout import DATE, NO_MONTH, Files
-from upsell_assets.bronze.tables import VERSION, changes_name, table_name, tombstones_name
+from upsell_assets.bronze.layout import DATE, Files, partition_of
+from upsell_assets.bronze.tables import changes_name, table_name, tombstones_name
+from upsell_assets.bronze.write import grouped, old_files
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.duck import parquet, quote, reader, text
+from upsell_assets.lake.duck import parquet, reader, text
+from upsell_assets.lake.files import NewFile, exchange, write_files
 from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
 from upsell_assets.raw.files import MODIFIED
 
-SMALL_BYTES = 2 << 20
 SMALL_FILES = 16
-"""Small files of a partition that are worth a commit of their own: each is then written anew some log(n) times."""
+"""Small files (less than half as large as new ones) of a part that are worth a commit of their own."""
 
 OVERLAP = 3.0
 """How many files of a month may hold a day, on average, before the month is sorted again."""
@@ -51,25 +53,27 @@ def tidy(lake: Lake, contract: Contract) -> int:
 
 
 def compact(lake: Lake, table: DeltaTable) -> int:
-    """Make few files of the small ones, in each partition that has many; 0 where somebody else committed at once."""
-    small: dict[str, list[int]] = {}
-    for file in Files.of(table).table.to_pylist():
-        if file["bytes"] < SMALL_BYTES:
-            small.setdefault(file["part"], []).append(file["newest"])
-    # All that was written since the oldest of them is written again, so that each of them goes.
+    """Put small files together, in each part that has many; 0 where somebody else committed at once."""
+    files = Files.of(table)
+    small = pc.less(pc.multiply(files.table["rows"], 2), files.rows_per_file())
     return sum(
-        _rewrite(lake, table, part, since=min(written))
-        for part, written in small.items()
-        if len(written) >= SMALL_FILES
+        _rewrite(lake, table, of_part, files.rows_per_file())
+        for of_part in _by_part(files.table.filter(small))
+        if of_part.num_rows >= SMALL_FILES
     )
 
 
 def _sort_months(lake: Lake, table: DeltaTable) -> int:
-    months: dict[str, list[tuple[int, int]]] = {}
-    for file in Files.of(table).table.to_pylist():
-        if file["part"] != NO_MONTH and file["first"] is not None:
-            months.setdefault(file["part"], []).append((file["first"], file["last"]))
-    return sum(_rewrite(lake, table, month) for month, spans in months.items() if _overlap(spans) > OVERLAP)
+    files = Files.of(table)
+    return sum(
+        _rewrite(lake, table, of_month, files.rows_per_file())
+        for of_month in _by_part(files.table.filter(pc.is_valid(files.table["first"])))
+        if _overlap(list(zip(of_month["first"].to_pylist(), of_month["last"].to_pylist(), strict=True))) > OVERLAP
+    )
+
+
+def _by_part(files: pa.Table) -> list[pa.Table]:
+    return [files.filter(pc.equal(files["part"], part)) for part in pc.unique(files["part"]).to_pylist()]
 
 
 def _overlap(spans: list[tuple[int, int]]) -> float:
@@ -78,38 +82,41 @@ def _overlap(spans: list[tuple[int, int]]) -> float:
     return sum(last - first for first, last in spans) / whole if whole else 1.0
 
 
-def _rewrite(lake: Lake, table: DeltaTable, part: str, *, since: int = 0) -> int:
-    """Replace the rows of a partition that were written since a version by themselves, in the order of their dates.
+def _rewrite(lake: Lake, table: DeltaTable, files: pa.Table, limit: int) -> int:
+    """Put files of one part together, in the order of their dates where they have some; returns how many there were.
 
     Not by the library's own compaction: it commits also when another one replaced the same files meanwhile, and then
     every row is there twice.
     """
-    partition = table.metadata().partition_columns
-    files = Files.of(table).table
-    written = pc.field("newest") >= since
-    paths = files.filter(written & (pc.field("part") == part))["path"].to_pylist()
-    shape = pa.schema(table.schema().to_arrow())
-    where = f"{VERSION} >= {since}"
+    partition = partition_of(table, files["part"][0].as_py())
+    dated = files["first"].null_count == 0
+    queries = _by_date(lake, files, limit) if dated else [_all_of(group.paths) for group in grouped(files, limit)]
+    added = write_files(lake, table, [NewFile(query, partition) for query in queries])
+    try:
+        exchange(table, added, old_files(table, files), changes=False)
+    except CommitFailedError:
+        return 0  # the next merge finds the same need
+    return int(files.num_rows)
+
+
+def _all_of(paths: list[str], where: str = "true") -> str:
+    return f"SELECT * EXCLUDE (filename) FROM {parquet(paths)} WHERE {where}"
+
+
+def _by_date(lake: Lake, files: pa.Table, limit: int) -> list[str]:
+    """Queries of the files' rows, each of a stretch of time, with about so many rows."""
+    paths = files["path"].to_pylist()
+    pieces = -(-(pc.sum(files["rows"]).as_py()) // limit)
+    shares = ", ".join(f"{number / pieces}" for number in range(1, pieces))
     with reader(lake) as connection:
-        connection.register("shape", shape.empty_table())
-        connection.execute(
-            f"CREATE TEMP VIEW rows AS SELECT * FROM shape UNION ALL BY NAME SELECT * EXCLUDE (filename)"
-            f"{''.join(f', {text(part)} AS {quote(name)}' for name in partition)} FROM {parquet(paths)}"
-        )
-        columns = ", ".join(f"{quote(name)}" for name in shape.names)
-        order = f" ORDER BY {DATE}" if DATE in shape.names else ""
-        rows = connection.sql(f"SELECT {columns} FROM rows WHERE {where}{order}").to_arrow_reader()
-        try:
-            write_deltalake(
-                table,
-                rows,
-                mode="overwrite",
-                predicate=" AND ".join([where, *(f"{name} = {text(part)}" for name in partition)]),
-                commit_properties=commit_properties(),
-            )
-        except CommitFailedError:
-            return 0  # the next merge finds the same need
-    return len(paths)
+        [(cuts,)] = connection.execute(
+            f"SELECT list_sort(list_distinct(quantile_disc({DATE}, [{shares}]::DOUBLE[]))) FROM {parquet(paths)}"
+        ).fetchall()
+    ends = [None, *(text(cut.isoformat()) for cut in cuts), None]
+    return [
+        _all_of(paths, f"{DATE} > {first or text('-infinity')} AND {DATE} <= {last or text('infinity')}")
+        for first, last in pairwise(ends)
+    ]
 
 
 def _expire(table: DeltaTable, before: datetime) -> None:

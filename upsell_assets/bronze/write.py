@@ -1,161 +1,159 @@
-"""What was decided, written to the live table: new keys appended, the others merged, in as many commits as memory asks.
+"""What was decided, written to the live table: files that hold a row of the batch are replaced, in one commit.
 
-Every commit fails when anybody else committed since the table was opened (`commit_properties`). Not here: which rows
-are written (`law`, `merge`).
+A file that is touched is written anew without the keys of the batch, with the batch's rows that belong there; small
+ones are joined on the way. Rows of new keys fill up the last of these, or files of their own. The commit fails when
+anybody else committed since the table was opened (`commit_properties`). Not here: which rows are written (`law`,
+`merge`), and files that no batch touches (`upkeep`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, Schema, write_deltalake
 
 from upsell_assets.bronze.law import same_key
-from upsell_assets.bronze.layout import BIN, DATE, MONTH, NO_MONTH, SLACK, Files, place_of
+from upsell_assets.bronze.layout import DATE, MONTH, Files, month_of, partition_of
 from upsell_assets.bronze.tables import WRITTEN
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.duck import quote, text
-from upsell_assets.lake.tables import commit_properties
-
-STEP_ROWS = 1_000_000
-"""Rows in the files that one merge may touch: it holds them in memory; half as many where it writes to months."""
-
-RANGES = 64
-"""Ranges of spots in the condition of a merge."""
+from upsell_assets.lake.duck import parquet, quote
+from upsell_assets.lake.files import NewFile, OldFile, exchange, write_files
+from upsell_assets.lake.tables import Lake, commit_properties
+from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
 
 _PATH, _DELETE = "_path", "_delete"
 
-Range = tuple[int, int]
-
 
 @dataclass
-class Step:
-    """One merge: the files that it touches, how many rows they hold, their partitions, and between which spots."""
+class Group:
+    """Files of one part (partition) that one new file replaces, and how many rows they hold."""
 
+    part: str
     paths: list[str] = field(default_factory=list)
     rows: int = 0
-    parts: list[str] = field(default_factory=list)
-    ranges: list[Range] = field(default_factory=list)
 
 
-def staged_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, files: Files) -> pa.Table:
+def staged_rows(connection: duckdb.DuckDBPyConnection, contract: Contract) -> pa.Table:
     """Of the relation `judged`, the rows to write and (`_delete`) those to delete, with all columns of the live table.
 
     What a newer row does not have is null, not the older value. `_path` is the file of the live row, null for a new
-    key.
+    key. Rows are in the order in which files take them.
     """
     keys = ", ".join(quote(name) for name in contract.key)
-    place = place_of(contract, "s", "b.spot", files.newest_bin())
-    order = f"{MONTH}, {DATE}" if contract.immutable_date else BIN
+    month = f", {month_of(f's.{DATE}')} AS {MONTH}" if contract.immutable_date else ""
+    order = [MONTH, DATE] if contract.immutable_date else [MODIFIED, SEQUENCE, FILE, ROW]
     return connection.sql(
         f"SELECT *, NULL::VARCHAR AS {_PATH}, NULL::BOOLEAN AS {_DELETE} FROM shape UNION ALL BY NAME "
-        f"SELECT s.* EXCLUDE (_upsert, _bury), b.path AS {_PATH}, {place} FROM judged AS s LEFT JOIN "
-        f"(SELECT {keys}, min(path) AS path, min_by(spot, path) AS spot FROM candidates GROUP BY ALL) AS b "
-        f"ON {same_key(contract, 's', 'b')} WHERE s._upsert OR s._delete ORDER BY {order}"
+        f"SELECT s.* EXCLUDE (_upsert, _bury), b.path AS {_PATH}{month} FROM judged AS s LEFT JOIN "
+        f"(SELECT {keys}, min(path) AS path FROM candidates GROUP BY ALL) AS b "
+        f"ON {same_key(contract, 's', 'b')} WHERE s._upsert OR s._delete ORDER BY {', '.join(order)}"
     ).to_arrow_table()
 
 
-def steps(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[Step]:
-    """The merges in which the judged rows reach their live rows; by the law a batch may be cut anywhere."""
-    touched = connection.sql(
-        "SELECT f.path, f.rows, f.part, min(l.spot), max(l.spot) FROM candidates AS l JOIN files AS f USING (path) "
-        f"SEMI JOIN judged AS s ON {same_key(contract, 's', 'l')} AND (s._upsert OR s._delete) "
-        "GROUP BY f.path, f.rows, f.part, f.first ORDER BY f.part, f.first, f.path"
-    ).fetchall()
-    most = STEP_ROWS // (2 if contract.immutable_date else 1)
-    found: list[Step] = []
-    for path, rows, part, first, last in touched:
-        if not found or found[-1].rows + rows > most:
-            found.append(Step())
-        found[-1].paths.append(path)
-        found[-1].rows += rows
-        found[-1].parts.append(part)
-        if first is not None:
-            found[-1].ranges.append((first, last))
-    return found
+def touched_paths(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[str]:
+    """The files that hold a live row, or a copy of one, whose key is written or deleted."""
+    found = connection.execute(
+        f"SELECT DISTINCT l.path FROM candidates AS l SEMI JOIN judged AS s ON {same_key(contract, 's', 'l')} "
+        "AND (s._upsert OR s._delete)"
+    )
+    return [path for (path,) in found.fetchall()]
 
 
 def write(
-    live: DeltaTable, contract: Contract, staged: pa.Table, merges: list[Step], tokens: Mapping[str, int] | None
+    lake: Lake,
+    live: DeltaTable,
+    contract: Contract,
+    files: Files,
+    staged: pa.Table,
+    touched: list[str],
+    tokens: Mapping[str, int] | None,
 ) -> None:
-    """Write staged rows: those of new keys by an append, the others by merges; the last commit takes the tokens.
+    """Write staged rows in place of what the table has of their keys, and the tokens with them.
 
     Raises:
-        CommitFailedError: somebody else committed since the table was opened; what was committed so far stands.
+        CommitFailedError: somebody else committed since the table was opened; no row was written.
     """
-    new = pc.is_null(staged[_PATH])
-    added = staged.filter(new)
-    if added.num_rows:
-        append(live, _stamped(added, live), None if merges else tokens)
-    for step in merges:
-        mine = staged.filter(pc.is_in(staged[_PATH], pa.array(step.paths)))
-        _merge(live, contract, mine, step, tokens if step is merges[-1] else None)
+    _add_columns(live, staged)
+    old = files.table.filter(pc.is_in(files.table["path"], pa.array(touched, pa.string())))
+    limit = files.rows_per_file()
+    new = list(_new_files(contract, grouped(old, limit), _stamped(staged, live), limit))
+    exchange(live, write_files(lake, live, new), old_files(live, old), tokens)
 
 
-def _merge(
-    live: DeltaTable, contract: Contract, staged: pa.Table, step: Step, tokens: Mapping[str, int] | None
-) -> None:
-    rows = _stamped(staged, live)
-    (
-        live.merge(
-            rows.append_column(_DELETE, staged[_DELETE]),
-            predicate=f"{same_key(contract, 's', 't')} AND {_where(contract, step)}",
-            source_alias="s",
-            target_alias="t",
-            merge_schema=True,
-            streamed_exec=False,
-            commit_properties=commit_properties(tokens),
-        )
-        .when_matched_delete(f"s.{quote(_DELETE)}")
-        .when_matched_update({quote(name): f"s.{quote(name)}" for name in rows.column_names})
-        .execute()
-    )
+def grouped(files: pa.Table, limit: int) -> list[Group]:
+    """Files of a table (see `Files`) that lie beside each other, put together up to so many rows."""
+    groups: list[Group] = []
+    for file in files.sort_by([(name, "ascending") for name in ("part", "first", "newest")]).to_pylist():
+        if not groups or groups[-1].part != file["part"] or groups[-1].rows + file["rows"] > limit:
+            groups.append(Group(file["part"]))
+        groups[-1].paths.append(file["path"])
+        groups[-1].rows += file["rows"]
+    return groups
 
 
-def _where(contract: Contract, step: Step) -> str:
-    """Condition on the live rows that a step touches: what is not so lies in files that are not read."""
-    dated = contract.immutable_date is not None
-    column, literal = (DATE, _instant) if dated else (BIN, str)
-    slack = SLACK if dated else 0
-    spots = [
-        f"(t.{column} >= {literal(first - slack)} AND t.{column} <= {literal(last + slack)})"
-        for first, last in covering(step.ranges)
-    ]
-    if NO_MONTH in step.parts:
-        spots.append(f"t.{column} IS NULL")
-    where = f"({' OR '.join(spots)})"
-    return f"t.{MONTH} IN ({', '.join(text(part) for part in sorted(set(step.parts)))}) AND {where}" if dated else where
+def old_files(table: DeltaTable, files: pa.Table) -> list[OldFile]:
+    """Files of a table (see `Files`), to be removed."""
+    return [OldFile(file["name"], file["bytes"], partition_of(table, file["part"])) for file in files.to_pylist()]
 
 
-def _instant(micros: int) -> str:
-    return f"'{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros):%Y-%m-%dT%H:%M:%S.%f}Z'"
+def _new_files(contract: Contract, groups: list[Group], staged: pa.Table, limit: int) -> Iterator[NewFile]:
+    keys, deleted = staged.select(contract.key), staged[_DELETE]
+    rows = staged.drop_columns([_PATH, _DELETE])
+    home = _homes(contract, groups, staged, limit)
+    for number, group in enumerate(groups):
+        mine = rows.filter(pc.and_(pc.equal(home, number), pc.invert(deleted)))
+        kept = f"SELECT r.* EXCLUDE (filename) FROM {parquet(group.paths)} AS r ANTI JOIN keys AS k"
+        yield _file(contract, group.part, mine, f"({kept} ON {same_key(contract, 'r', 'k')}) UNION ALL BY NAME ", keys)
+    others = rows.filter(pc.and_(pc.is_null(home), pc.invert(deleted)))
+    for part in pc.unique(_parts(contract, others)).to_pylist():
+        of_part = others.filter(pc.equal(_parts(contract, others), part))
+        for first in range(0, of_part.num_rows, limit):
+            yield _file(contract, part, of_part.slice(first, limit))
 
 
-def covering(ranges: list[Range]) -> list[Range]:
-    """Ranges that cover the given ones: joined where they overlap, and the nearest joined until they are few."""
-    joined: list[Range] = []
-    for first, last in sorted(ranges):
-        if joined and first <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        else:
-            joined.append((first, last))
-    while len(joined) > RANGES:
-        nearest = min(range(len(joined) - 1), key=lambda n: joined[n + 1][0] - joined[n][1])
-        joined[nearest : nearest + 2] = [(joined[nearest][0], joined[nearest + 1][1])]
-    return joined
+def _file(contract: Contract, part: str, rows: pa.Table, kept: str = "", keys: pa.Table | None = None) -> NewFile:
+    relations = {"batch": rows, **({"keys": keys} if keys is not None else {})}
+    return NewFile(f"{kept}SELECT * FROM batch", {MONTH: part} if contract.immutable_date else {}, relations)
+
+
+def _homes(contract: Contract, groups: list[Group], staged: pa.Table, limit: int) -> pa.ChunkedArray | pa.Array:
+    """For each staged row the number of the group that takes it; null: none does."""
+    number_of = {path: number for number, group in enumerate(groups) for path in group.paths}
+    paths, numbers = pa.array(list(number_of), pa.string()), pa.array(list(number_of.values()), pa.int64())
+    home = pc.take(numbers, pc.index_in(staged[_PATH].combine_chunks(), paths))
+    parts = _parts(contract, staged)
+    # A row whose date is another one than before goes where its new date belongs.
+    stays = pc.equal(pc.take(pa.array([group.part for group in groups], pa.string()), home), parts)
+    home = pc.if_else(stays, home, None)
+    last = {group.part: number for number, group in enumerate(groups)}
+    for part, number in last.items():
+        new = pc.and_(pc.is_null(home), pc.equal(parts, part))
+        if groups[number].rows + (pc.sum(new).as_py() or 0) <= limit:
+            home = pc.if_else(new, number, home)
+    return home
+
+
+def _parts(contract: Contract, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
+    return rows[MONTH].combine_chunks() if contract.immutable_date else pa.repeat("", rows.num_rows)
+
+
+def _add_columns(live: DeltaTable, staged: pa.Table) -> None:
+    known = set(pa.schema(live.schema().to_arrow()).names) | {_PATH, _DELETE}
+    new = pa.schema([column for column in staged.schema if column.name not in known])
+    if new.names:
+        live.alter.add_columns(Schema.from_arrow(new).fields, commit_properties=commit_properties())
 
 
 def _stamped(staged: pa.Table, live: DeltaTable) -> pa.Table:
     ingested, version = WRITTEN
-    rows = staged.drop_columns([_PATH, _DELETE])
     for stamp, value in ((ingested, datetime.now(UTC)), (version, live.version() + 1)):
-        rows = rows.set_column(rows.column_names.index(stamp.name), stamp, constant(value, rows, stamp.type))
-    return rows
+        staged = staged.set_column(staged.column_names.index(stamp.name), stamp, constant(value, staged, stamp.type))
+    return staged
 
 
 def append(table: DeltaTable, rows: pa.Table, tokens: Mapping[str, int] | None = None) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files as package_files
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -50,46 +51,60 @@ def reader(lake: Lake) -> duckdb.DuckDBPyConnection:
 
     Those of one process and lake share what is costly to begin: connections to the object store.
     """
-    connection = _reader(lake.root, os.getpid()).cursor()
-    connection.execute("SET TimeZone = 'UTC'")
+    shared = _reader(lake.root, os.getpid())
     if lake.root.startswith("s3://"):
-        _give_credentials(connection, lake)
+        shared.give_credentials(lake)
+    connection = shared.connection.cursor()
+    connection.execute("SET TimeZone = 'UTC'")
     return connection
+
+
+class _Reader:
+    """A DuckDB instance for the files of one lake."""
+
+    def __init__(self, root: str) -> None:
+        self.connection = connect()
+        self._lock = Lock()
+        self._credentials = ""
+        # Files are read once; what is kept of them would only grow.
+        self.connection.execute("SET enable_external_file_cache = false")
+        if root.startswith("s3://"):
+            # The extension as DuckDB signed it, from a locked package: nothing is fetched when it is first needed.
+            extension = package_files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
+            self.connection.execute(f"LOAD {text(str(extension / 'httpfs.duckdb_extension'))}")
+            # A file of a table never changes: what was learnt of it, its size and its footer, stays true.
+            self.connection.execute("SET GLOBAL enable_http_metadata_cache = true")
+            self.connection.execute("SET GLOBAL parquet_metadata_cache = true")
+
+    def give_credentials(self, lake: Lake) -> None:
+        """Make the store's settings of this moment those of the instance; threads that do so at once take turns."""
+        options = lake.options()
+        scheme, _, address = options.get("aws_endpoint", "").rpartition("://")
+        named = {
+            "KEY_ID": options["aws_access_key_id"],
+            "SECRET": options["aws_secret_access_key"],
+            "SESSION_TOKEN": options.get("aws_session_token"),
+            "REGION": options["aws_region"],
+            "ENDPOINT": address or None,
+            "URL_STYLE": "path" if address else None,
+            "USE_SSL": "false" if scheme == "http" else None,
+            "SCOPE": lake.root,
+        }
+        given = ", ".join(f"{name} {text(value)}" for name, value in named.items() if value)
+        with self._lock:
+            if given == self._credentials:
+                return
+            try:
+                self.connection.execute(f"CREATE OR REPLACE TEMPORARY SECRET {quote(lake.root)} (TYPE s3, {given})")
+            except duckdb.Error:
+                # Not the cause: its text has the key.
+                raise PermanentError(f"{lake.root}: DuckDB did not take the object store's settings.") from None
+            self._credentials = given
 
 
 @lru_cache(maxsize=2)
-def _reader(root: str, _process: int) -> duckdb.DuckDBPyConnection:
-    connection = connect()
-    # Files are read once; what is kept of them would only grow.
-    connection.execute("SET enable_external_file_cache = false")
-    if root.startswith("s3://"):
-        # The extension as DuckDB signed it, from a locked package: nothing is fetched when it is first needed.
-        extension = package_files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
-        connection.execute(f"LOAD {text(str(extension / 'httpfs.duckdb_extension'))}")
-        # A file of a table never changes: what was learnt of it, its size and its footer, stays true.
-        connection.execute("SET GLOBAL enable_http_metadata_cache = true")
-        connection.execute("SET GLOBAL parquet_metadata_cache = true")
-    return connection
-
-
-def _give_credentials(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    options = lake.options()
-    scheme, _, address = options.get("aws_endpoint", "").rpartition("://")
-    named = {
-        "KEY_ID": options["aws_access_key_id"],
-        "SECRET": options["aws_secret_access_key"],
-        "SESSION_TOKEN": options.get("aws_session_token"),
-        "REGION": options["aws_region"],
-        "ENDPOINT": address or None,
-        "URL_STYLE": "path" if address else None,
-        "USE_SSL": "false" if scheme == "http" else None,
-        "SCOPE": lake.root,
-    }
-    given = ", ".join(f"{name} {text(value)}" for name, value in named.items() if value)
-    try:
-        connection.execute(f"CREATE OR REPLACE TEMPORARY SECRET {quote(lake.root)} (TYPE s3, {given})")
-    except duckdb.Error:
-        raise PermanentError(f"{lake.root}: DuckDB did not take the object store's settings.") from None  # has the key
+def _reader(root: str, _process: int) -> _Reader:
+    return _Reader(root)
 
 
 def parquet(paths: Iterable[str]) -> str:

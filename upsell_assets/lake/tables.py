@@ -98,9 +98,8 @@ class Lake:
         schema: pa.Schema,
         *,
         partition_by: tuple[str, ...] = (),
-        properties: Mapping[str, str] | None = None,
     ) -> DeltaTable:
-        """The table, made empty at version 0 where there was none, with properties besides the pinned ones."""
+        """The table, made empty at version 0 where there was none, with the pinned properties."""
         with suppress(UnknownTableError):
             return self.open(name)
         return DeltaTable.create(
@@ -108,7 +107,7 @@ class Lake:
             schema,
             mode="ignore",
             partition_by=list(partition_by),
-            configuration={**TABLE_PROPERTIES, **(properties or {})},
+            configuration=TABLE_PROPERTIES,
             storage_options=self.options(),
         )
 

@@ -27,6 +27,7 @@ from upsell_assets.bronze import merge as merging
 from upsell_assets.bronze import write as writing
 from upsell_assets.bronze.merge import end_load, merge, table_name, tombstones_name
 from upsell_assets.contracts import Contract
+from upsell_assets.lake import files as data_files
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import OP, Position, change_schema
 
@@ -57,7 +58,12 @@ class Crash(Exception):
     """The process dies here."""
 
 
-SEAMS: list[tuple[Any, str]] = [(Lake, "open_or_create"), (merging, "write_floor"), (writing, "commit_properties")]
+SEAMS: list[tuple[Any, str]] = [
+    (Lake, "open_or_create"),
+    (merging, "write_floor"),
+    (writing, "commit_properties"),
+    (data_files, "commit_properties"),
+]
 """What is called before each commit."""
 
 
@@ -86,9 +92,7 @@ def crashing(commits: int, act: Callable[..., object], *arguments: Any) -> bool:
 @pytest.fixture
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows touch several partitions, a merge of them takes several commits, and there always is something to tidy."""
-    monkeypatch.setattr(layout, "BIN_ROWS", 2)
-    monkeypatch.setattr(writing, "STEP_ROWS", 2)
-    monkeypatch.setattr(writing, "RANGES", 1)
+    monkeypatch.setattr(layout, "LEAST_ROWS", 2)
     monkeypatch.setattr(upkeep, "SMALL_FILES", 2)
     monkeypatch.setattr(upkeep, "OVERLAP", 1.0)
 

@@ -1,0 +1,148 @@
+"""Data files of Delta tables: written by DuckDB, put in the place of others by one commit of delta-rs.
+
+Here: parquet files with their statistics, and the commit that adds and removes whole files. Not here: which rows
+they hold, and which files they replace (`bronze.write`, `bronze.upkeep`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from urllib.parse import unquote
+from uuid import uuid4
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from upsell_assets.lake.duck import quote, reader, text
+from upsell_assets.lake.tables import Lake, commit_properties
+
+LONGEST = 64
+"""Characters of text up to which statistics keep it; of longer text they would only cost."""
+
+WRITERS = min(4, os.cpu_count() or 1)
+"""Files written at once: one of less than a row group (122,880 rows) keeps one core busy."""
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file to write.
+
+    Attributes:
+        rows: query whose columns are some of the table's; those that are missing are null.
+        partition: values of the partition columns.
+        relations: what the query reads by name.
+    """
+
+    rows: str
+    partition: Mapping[str, str] = field(default_factory=dict)
+    relations: Mapping[str, pa.Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OldFile:
+    """A file to remove: its path from the table's root, bytes, and values of the partition columns."""
+
+    path: str
+    size: int
+    partition: Mapping[str, str] = field(default_factory=dict)
+
+
+def root_of(table: DeltaTable) -> str:
+    """Where a table lies, as DuckDB names it."""
+    uri = table.table_uri.rstrip("/")
+    return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
+
+
+def write_files(lake: Lake, table: DeltaTable, new: Sequence[NewFile]) -> list[AddAction]:
+    """Write files beside those of a table; no reader sees them before `exchange` names them. None for no rows."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        written = pool.map(lambda file: _write(lake, table, file), new)
+        return [action for action in written if action]
+
+
+def exchange(
+    table: DeltaTable,
+    added: Iterable[AddAction],
+    removed: Iterable[OldFile],
+    tokens: Mapping[str, int] | None = None,
+    *,
+    changes: bool = True,
+) -> None:
+    """Add and remove files in one commit; without `changes` the rows are the same as before.
+
+    Raises:
+        CommitFailedError: somebody else committed since the table was opened; the table is as the other one left it.
+    """
+    now = time.time_ns() // 1_000_000
+    for action in (added := list(added)):
+        action.data_change = changes
+    gone = [RemoveAction(file.path, changes, now, file.size, dict(file.partition) or None) for file in removed]
+    table.create_write_transaction(
+        [*added, *gone],
+        "append",
+        table.schema(),
+        table.metadata().partition_columns,
+        commit_properties=commit_properties(tokens),
+    )
+    table.update_incremental()
+
+
+def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:
+    name = f"part-{uuid4()}.parquet"
+    shape = pa.schema(table.schema().to_arrow())
+    columns = ", ".join(quote(column) for column in shape.names if column not in file.partition)
+    with reader(lake) as connection:
+        connection.register("shape", shape.empty_table())
+        for relation, rows in file.relations.items():
+            connection.register(relation, rows)
+        query = f"SELECT {columns} FROM (SELECT * FROM shape UNION ALL BY NAME {file.rows})"  # noqa: S608 (quoted)
+        path = text(f"{root_of(table)}/{name}")
+        found = connection.execute(f"COPY ({query}) TO {path} (FORMAT parquet, COMPRESSION snappy, RETURN_STATS)")
+        [(_, count, size, _, statistics, _)] = found.fetchall()
+    if not count:
+        return None
+    stats = json.dumps(_statistics(count, statistics, shape))
+    return AddAction(name, size, dict(file.partition), time.time_ns() // 1_000_000, True, stats)
+
+
+def _statistics(count: int, columns: Mapping[str, Mapping[str, str]], schema: pa.Schema) -> dict[str, object]:
+    """Statistics of a file, as the Delta protocol has them, from those that DuckDB gives (all of them texts)."""
+    least: dict[str, object] = {}
+    greatest: dict[str, object] = {}
+    nulls: dict[str, int] = {}
+    for column in schema:
+        known = columns.get(quote(column.name), {})
+        if "null_count" in known:
+            nulls[column.name] = int(known["null_count"])
+        if "min" in known and "max" in known:
+            ends = _bound(known["min"], column.type), _bound(known["max"], column.type, up=True)
+            if None not in ends:
+                least[column.name], greatest[column.name] = ends
+    return {"numRecords": count, "minValues": least, "maxValues": greatest, "nullCount": nulls}
+
+
+def _bound(value: str, kind: pa.DataType, *, up: bool = False) -> object:
+    """The least or greatest value of a column; None where statistics do not keep it."""
+    if pa.types.is_integer(kind):
+        return int(value)
+    if pa.types.is_string(kind) and len(value) <= LONGEST:
+        return value
+    if pa.types.is_timestamp(kind):
+        return _instant(value, up=up)
+    return None
+
+
+def _instant(value: str, *, up: bool) -> str | None:
+    """An instant of whole milliseconds, at or before (`up`: at or after) that one."""
+    try:
+        instant = datetime.fromisoformat(value) + timedelta(microseconds=999 if up else 0)
+    except (ValueError, OverflowError):
+        return None  # before the year 1 or beyond 9999
+    return f"{instant:%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03}Z"
