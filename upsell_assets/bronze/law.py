@@ -148,10 +148,10 @@ def below_floor(contract: Contract) -> str:
     )
 
 
-def settled(contract: Contract, columns: Iterable[str]) -> str:
+def settled(contract: Contract, columns: Iterable[str], *, keys_differ: bool = False) -> str:
     """Query over `received` and `floor`: one row a key, its newest change, or the delete that the floor means for it.
 
-    What comes late, at or below the floor of a full load, says no more than that the load's end deletes its key,
+    `keys_differ` says that no key comes twice. What comes late, at or below the floor of a full load, says no more than that the load's end deletes its key,
     which a row of the load itself, or anything newer, survives. `floor` holds at most one row.
     """
     late = f"(f.{OP} IS NOT NULL AND NOT {newer(place_terms(contract, 'c'), place_terms(contract, 'f'))})"
@@ -161,15 +161,22 @@ def settled(contract: Contract, columns: Iterable[str]) -> str:
     )
     return f"""
         WITH settled AS (SELECT c.* REPLACE ({said}) FROM received AS c LEFT JOIN floor AS f ON true)
-        {newest_per_key(contract, "settled", columns)}
+        {"FROM settled" if keys_differ else newest_per_key(contract, "settled", columns)}
     """
 
 
-def judged(contract: Contract, columns: Sequence[str], live_columns: Sequence[str]) -> str:
+def unheard() -> str:
+    """Query over `changes`: what `judged` says of keys that neither `live` nor `tombstones` knows."""
+    return f"SELECT *, {OP} <> 'D' AS _upsert, false AS _delete, {OP} = 'D' AS _bury FROM changes"
+
+
+def judged(
+    contract: Contract, columns: Sequence[str], live_columns: Sequence[str], *, tombstones_differ: bool = False
+) -> str:
     """Query over `changes` (see `settled`), `live` and `tombstones`: what the newest change of each key does.
 
     Adds to the change's columns: `_upsert` (write the row), `_delete` (a live row goes) and `_bury` (remember the
-    delete). `live` holds one row a key.
+    delete). `live` holds one row a key, and `tombstones` too where their keys are said to differ.
 
     A delete is never held back by tombstones: after a crash between the commit of the tombstone and that of the
     delete, the live row would stay for ever.
@@ -180,7 +187,7 @@ def judged(contract: Contract, columns: Sequence[str], live_columns: Sequence[st
     reached = beats(contract, "s", "l", columns, live_columns, or_equal=True)
     buried = beats(contract, "s", "t", columns)
     return f"""
-        WITH buried AS ({newest_per_key(contract, "tombstones", ())}),
+        WITH buried AS ({"FROM tombstones" if tombstones_differ else newest_per_key(contract, "tombstones", ())}),
              compared AS (
                 SELECT s.*,
                     CASE WHEN {no_live} THEN true WHEN s.{OP} = 'D' THEN {reached} ELSE {alive} END AS _beats_live,

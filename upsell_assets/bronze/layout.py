@@ -27,7 +27,7 @@ DATE, MONTH = "_date", "_month"
 NO_MONTH = "unreadable"
 """The month of rows whose date is null or cannot be read; it is looked into for every key."""
 
-FILES, DATED_FILES = 64, 128
+FILES, DATED_FILES = 40, 128
 """Files that a table is meant to have: fewer and larger ones cost each merge, more of them each search.
 
 Where a date tells the file, a search reads few of them.

@@ -15,9 +15,18 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from upsell_assets.bronze.floors import read_floors, write_floor
-from upsell_assets.bronze.law import below_floor, canonical_text, judged, newest_floor, place_terms, same_key, settled
+from upsell_assets.bronze.law import (
+    below_floor,
+    canonical_text,
+    judged,
+    newest_floor,
+    place_terms,
+    same_key,
+    settled,
+    unheard,
+)
 from upsell_assets.bronze.layout import DATE, Files, check_layout, date_of, partition_by
-from upsell_assets.bronze.probe import probe
+from upsell_assets.bronze.probe import keys_differ, probe
 from upsell_assets.bronze.tables import (
     VERSION,
     changes_name,
@@ -165,7 +174,8 @@ def _changes(
     else:
         _all_keys(connection, contract, live, graves)
         connection.execute(f"CREATE TEMP VIEW received AS {below_floor(contract)}")
-    newest = settled(contract, _source_columns(connection, "received"))
+    differ = keys_differ(connection, contract, "received")
+    newest = settled(contract, _source_columns(connection, "received"), keys_differ=differ)
     date = ""
     if contract.immutable_date:
         date = f", {date_of(contract, 'c') if batch is not None else 'NULL::TIMESTAMPTZ'} AS {DATE}"
@@ -222,7 +232,11 @@ def _doubled(connection: duckdb.DuckDBPyConnection, contract: Contract, columns:
 def _judge(connection: duckdb.DuckDBPyConnection, contract: Contract) -> pa.Table:
     """Make the relation `judged`, and return the new tombstones."""
     columns, live_columns = (_source_columns(connection, relation) for relation in ("changes", "live"))
-    connection.execute(f"CREATE TEMP TABLE judged AS {judged(contract, columns, live_columns)}")
+    verdict = unheard()
+    if connection.execute("SELECT EXISTS (FROM live) OR EXISTS (FROM tombstones)").fetchone() == (True,):
+        differ = keys_differ(connection, contract, "tombstones")
+        verdict = judged(contract, columns, live_columns, tombstones_differ=differ)
+    connection.execute(f"CREATE TEMP TABLE judged AS {verdict}")
     keys = [quote(name) for name in contract.key]
     order = [field.name for field in order_fields(contract)]
     return connection.sql(f"SELECT {', '.join([*keys, *order])} FROM judged WHERE _bury").to_arrow_table()

@@ -82,11 +82,13 @@ def _keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
 
 
 def _paths_by_date(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Files in which rows of these dates can lie; all files where a key has no date."""
+    """Files in which rows of these dates, to the hour, can lie; all files where a key has no date."""
+    hour = 3_600_000_000  # microseconds
     found = connection.execute(
-        f"SELECT path FROM files AS f WHERE part = '{NO_MONTH}' OR (SELECT count(*) > count({DATE}) FROM keys) "
-        "OR first IS NULL OR path IN (SELECT f.path FROM files AS f "
-        f"JOIN keys AS k ON epoch_us(k.{DATE}) BETWEEN f.first AND f.last)"
+        f"WITH hours AS (SELECT DISTINCT epoch_us({DATE}) // {hour} AS hour FROM keys) "
+        f"SELECT path FROM files AS f WHERE part = '{NO_MONTH}' OR first IS NULL "
+        "OR (SELECT count(*) > count(hour) FROM hours) OR path IN (SELECT f.path FROM files AS f "
+        f"JOIN hours AS h ON h.hour BETWEEN f.first // {hour} AND f.last // {hour})"
     )
     return [path for (path,) in found.fetchall()]
 
@@ -98,31 +100,41 @@ def _missing(connection: duckdb.DuckDBPyConnection, contract: Contract) -> bool:
     contract is wrong, and the table must not become so too.
     """
     keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
-    connection.execute(
+    missing = connection.execute(
         f"CREATE TEMP TABLE missing AS SELECT DISTINCT {keys} FROM changes AS c "
         f"ANTI JOIN candidates AS h ON {same_key(contract, 'c', 'h')} "
         f"LEFT JOIN ({newest_per_key(contract, 'tombstones', ())}) AS t ON {same_key(contract, 'c', 't')} "
         f"WHERE c.{OP} <> 'I' AND (t.{quote(contract.key[0])} IS NULL OR {beats(contract, 'c', 't')})"
     )
-    return connection.execute("SELECT count(*) FROM missing").fetchone() != (0,)
+    return missing.fetchone() != (0,)
 
 
 def _live(connection: duckdb.DuckDBPyConnection, contract: Contract, shape: pa.Schema) -> None:
     """Make `live`, one row a key."""
     pairs = zip(position_terms(contract, "c"), position_terms(contract, "l"), strict=True)
     same_place = " AND ".join(f"{left} = {right}" for left, right in pairs)
-    connection.execute(
+    tied = connection.execute(
         "CREATE TEMP TABLE tied AS SELECT l.* FROM candidates AS l "
         f"SEMI JOIN changes AS c ON {same_key(contract, 'c', 'l')} AND {same_place}"
     )
-    paths = [path for (path,) in connection.execute("SELECT DISTINCT path FROM tied").fetchall()]
-    _of_keys(connection, "tied_rows", contract, paths, f"r.* EXCLUDE (filename, {INGESTED}, {VERSION})", "tied")
-    connection.execute(
-        "CREATE TEMP TABLE live_versions AS SELECT * FROM shape UNION ALL BY NAME SELECT * FROM tied_rows UNION ALL BY NAME "
-        f"SELECT * EXCLUDE (path) FROM candidates AS l ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')}"
-    )
     columns = [name for name in shape.names if not name.startswith("_")]
-    connection.execute(f"CREATE TEMP TABLE live AS {newest_per_key(contract, 'live_versions', columns)}")
+    versions = "SELECT * FROM shape UNION ALL BY NAME SELECT * EXCLUDE (path) FROM candidates AS l"
+    if tied.fetchone() != (0,):
+        paths = [path for (path,) in connection.execute("SELECT DISTINCT path FROM tied").fetchall()]
+        _of_keys(connection, "tied_rows", contract, paths, f"r.* EXCLUDE (filename, {INGESTED}, {VERSION})", "tied")
+        versions += (
+            f" ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')} UNION ALL BY NAME SELECT * FROM tied_rows"
+        )
+    connection.execute(f"CREATE TEMP VIEW live_versions AS {versions}")
+    one_each = "FROM live_versions" if keys_differ(connection, contract, "candidates") else None
+    connection.execute(f"CREATE TEMP TABLE live AS {one_each or newest_per_key(contract, 'live_versions', columns)}")
+
+
+def keys_differ(connection: duckdb.DuckDBPyConnection, contract: Contract, relation: str) -> bool:
+    """Whether no key comes twice: then which of its rows is the newest is no question, and a dear one to ask."""
+    keys = ", ".join(quote(name) for name in contract.key)
+    query = f"SELECT count(*) = (SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {relation})) FROM {relation}"
+    return connection.execute(query).fetchone() == (True,)
 
 
 def _moved(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[tuple[object, ...]]:
