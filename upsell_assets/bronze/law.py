@@ -151,8 +151,9 @@ def below_floor(contract: Contract) -> str:
 def settled(contract: Contract, columns: Iterable[str], *, keys_differ: bool = False) -> str:
     """Query over `received` and `floor`: one row a key, its newest change, or the delete that the floor means for it.
 
-    `keys_differ` says that no key comes twice. What comes late, at or below the floor of a full load, says no more than that the load's end deletes its key,
-    which a row of the load itself, or anything newer, survives. `floor` holds at most one row.
+    What comes late, at or below the floor of a full load, says no more than that the load's end deletes its key,
+    which a row of the load itself, or anything newer, survives. `floor` holds at most one row. `keys_differ` says
+    that no key comes twice, and spares the query the choice.
     """
     late = f"(f.{OP} IS NOT NULL AND NOT {newer(place_terms(contract, 'c'), place_terms(contract, 'f'))})"
     said = ", ".join(

@@ -12,6 +12,7 @@ from time import perf_counter
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import write_deltalake
 
 from upsell_assets.bronze.floors import read_floors, write_floor
@@ -125,8 +126,10 @@ def _merge_once(
     with reader(lake) as connection:
         connection.register("floors", read_floors(lake, contract))
         clock.end("open")
-        _changes(connection, contract, changes, files, graves)
-        doubled = _doubled(connection, contract, _source_columns(connection, "changes")) if changes is not None else []
+        differ = _changes(connection, contract, changes, files, graves)
+        doubled = (
+            [] if differ or changes is None else _doubled(connection, contract, _source_columns(connection, "changes"))
+        )
         clock.end("reduce")
         probed = probe(connection, contract, files, graves, pa.schema(live.schema().to_arrow()))
         late = _too_late(connection, contract, expired_before(tombstones))
@@ -150,7 +153,7 @@ def _merge_once(
     if buried.num_rows:
         compact(lake, tombstones)
     clock.end("upkeep")
-    deletes = sum(staged["_delete"].to_pylist())
+    deletes = pc.sum(staged["_delete"]).as_py() or 0
     return Merged(
         staged.num_rows - deletes,
         deletes,
@@ -166,8 +169,12 @@ def _merge_once(
 
 def _changes(
     connection: duckdb.DuckDBPyConnection, contract: Contract, batch: pa.Table | None, live: Files, graves: Files
-) -> None:
-    """Make the relation `changes`, one row a key: of the batch, or what the newest floor says of all keys."""
+) -> bool:
+    """Make the relation `changes`, one row a key: of the batch, or what the newest floor says of all keys.
+
+    Returns:
+        Whether no key came twice.
+    """
     connection.execute(f"CREATE TEMP TABLE floor AS {newest_floor(contract)}")
     if batch is not None:
         connection.register("received", batch)
@@ -180,6 +187,7 @@ def _changes(
     if contract.immutable_date:
         date = f", {date_of(contract, 'c') if batch is not None else 'NULL::TIMESTAMPTZ'} AS {DATE}"
     connection.execute(f"CREATE TEMP TABLE changes AS SELECT c.*{date} FROM ({newest}) AS c")
+    return differ
 
 
 def _all_keys(connection: duckdb.DuckDBPyConnection, contract: Contract, live: Files, graves: Files) -> None:
@@ -213,9 +221,6 @@ def _set_aside(lake: Lake, contract: Contract, late: pa.Table) -> None:
 
 def _doubled(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: list[str]) -> list[tuple[object, ...]]:
     """Keys of which the batch says two things at one place in the order, where a key has only one (at most 20)."""
-    [(repeated,)] = connection.sql("SELECT (SELECT count(*) FROM received) > (SELECT count(*) FROM changes)").fetchall()
-    if not repeated:
-        return []
     keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
     placed = f"starts_with(c.{FILE}, {text(full_load_prefix(contract))})"
     if "change_seq" in contract.order:

@@ -44,6 +44,7 @@ from upsell_assets.raw.ledger import Ledger
 
 BATCH_ROWS = 65_536
 FILE_BYTES = 4 << 20
+"""Of the files that a repair writes: some 100,000 rows of a narrow table; merges then bring them to their size."""
 
 
 def doubled_keys(lake: Lake, contract: Contract, limit: int = 20) -> list[tuple[object, ...]]:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from urllib.parse import unquote
 from uuid import uuid4
@@ -83,17 +83,18 @@ def exchange(
         CommitFailedError: somebody else committed since the table was opened; the table is as the other one left it.
     """
     now = time.time_ns() // 1_000_000
-    for action in (added := list(added)):
-        action.data_change = changes
+    new = [replace(action, data_change=changes) for action in added]
     gone = [RemoveAction(file.path, changes, now, file.size, dict(file.partition) or None) for file in removed]
     table.create_write_transaction(
-        [*added, *gone],
+        [*new, *gone],
         "append",
         table.schema(),
         table.metadata().partition_columns,
         commit_properties=commit_properties(tokens),
     )
-    table.update_incremental()
+    # To the version of this commit, not to the newest: what another one committed after it was not looked at, and the
+    # next exchange of this table must fail on it.
+    table.load_as_version(table.version() + 1)
 
 
 def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:

@@ -90,14 +90,14 @@ def crashing(commits: int, act: Callable[..., object], *arguments: Any) -> bool:
 
 
 @pytest.fixture
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows touch several partitions, a merge of them takes several commits, and there always is something to tidy."""
+def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows take several files, and there always is something to tidy."""
     monkeypatch.setattr(layout, "LEAST_ROWS", 2)
     monkeypatch.setattr(upkeep, "SMALL_FILES", 2)
     monkeypatch.setattr(upkeep, "OVERLAP", 1.0)
 
 
-@pytest.mark.usefixtures("_small_steps")
+@pytest.mark.usefixtures("_small_files")
 @given(name=st.sampled_from(list(CONTRACTS)), data=st.data())
 @settings(max_examples=TABLES.count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_arrival_and_any_crash_give_what_the_oracle_says(lakes: Path, name: str, data: st.DataObject) -> None:
@@ -330,7 +330,7 @@ def test_a_load_ended_meanwhile_settles_an_older_insert(
     assert set(holds(local_lake, FULL).tombstones) == {("a",)}
 
 
-@pytest.mark.usefixtures("_small_steps")
+@pytest.mark.usefixtures("_small_files")
 @pytest.mark.parametrize("name", ["change_seq", "immutable moment"])
 def test_two_compactions_at_once_repeat_no_row(local_lake: Lake, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """delta-rs commits an OPTIMIZE beside another one of the same files, whatever its commit properties say."""

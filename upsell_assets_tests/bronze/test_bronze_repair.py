@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.bronze import upkeep
 from upsell_assets.bronze.merge import merge
@@ -198,6 +198,27 @@ def test_of_two_compactions_at_once_one_gives_way(local_lake: Lake, of: Contract
     assert replaced == [SMALL_FILES - 1, 0]
     assert rows(local_lake, of) == before
     assert len(local_lake.open(table_name(of)).file_uris()) == 1
+
+
+def test_a_merge_between_the_compactions_of_two_months_makes_the_second_give_way(local_lake: Lake) -> None:
+    for seq, placed in enumerate([JANUARY, MARCH] * 2):
+        take(local_lake, DATED, change(seq, key=f"{seq}", placed=placed))
+    exchanged = DeltaTable.create_write_transaction
+
+    def then_another_merges(table: DeltaTable, *arguments: Any, **named: Any) -> None:
+        exchanged(table, *arguments, **named)
+        patch.undo()
+        for key, placed in (("0", JANUARY), ("1", MARCH)):
+            take(local_lake, DATED, change(9, "U", key=key, placed=placed))
+
+    table = local_lake.open(table_name(DATED))
+    with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as small:
+        small.setattr(upkeep, "SMALL_FILES", 2)
+        patch.setattr(DeltaTable, "create_write_transaction", then_another_merges)
+        assert compact(local_lake, table) == 2
+
+    assert [key for key, *_ in rows(local_lake, DATED)] == ["0", "1", "2", "3"]
+    assert [seq for _, seq, _ in rows(local_lake, DATED)] == [9, 9, 2, 3]
 
 
 def test_a_month_whose_files_overlap_is_sorted_again(local_lake: Lake) -> None:
