@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from upsell_assets.bronze.law import beats, newest_per_key, position_terms, same_key
-from upsell_assets.bronze.layout import DATE, NO_MONTH, Files
+from upsell_assets.bronze.layout import DATE, Files
 from upsell_assets.bronze.tables import INGESTED, VERSION
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import parquet, quote, text
@@ -82,11 +82,14 @@ def _keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
 
 
 def _paths_by_date(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Files in which rows of these dates, to the hour, can lie; all files where a key has no date."""
+    """Files in which rows of these dates, to the hour, can lie; all files where a key has no date.
+
+    Those whose dates are not known are among them: rows without a readable date lie in such files.
+    """
     hour = 3_600_000_000  # microseconds
     found = connection.execute(
         f"WITH hours AS (SELECT DISTINCT epoch_us({DATE}) // {hour} AS hour FROM keys) "
-        f"SELECT path FROM files AS f WHERE part = '{NO_MONTH}' OR first IS NULL "
+        "SELECT path FROM files AS f WHERE first IS NULL "
         "OR (SELECT count(*) > count(hour) FROM hours) OR path IN (SELECT f.path FROM files AS f "
         f"JOIN hours AS h ON h.hour BETWEEN f.first // {hour} AND f.last // {hour})"
     )

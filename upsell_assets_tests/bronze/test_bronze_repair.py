@@ -119,6 +119,18 @@ def test_two_rows_of_a_key_at_one_place_in_the_order_are_named(local_lake: Lake)
     assert merged.doubled == [("a",)]
 
 
+@pytest.mark.parametrize("unreadable", [None, "0000-00-00 00:00:00", "soon"])
+def test_an_insert_finds_a_row_of_which_only_one_of_them_has_a_readable_date(
+    local_lake: Lake, unreadable: str | None
+) -> None:
+    take(local_lake, DATED, change(1), change(1, key="b", placed=unreadable))
+
+    take(local_lake, DATED, change(2, placed=unreadable), change(2, key="c", placed=MARCH))
+    take(local_lake, DATED, change(2, key="b"))
+
+    assert rows(local_lake, DATED) == [("a", 2, unreadable), ("b", 2, JANUARY), ("c", 2, MARCH)]
+
+
 @pytest.mark.parametrize("unreadable", [None, "0000-00-00 00:00:00", "0001-01-01", "9999-12-31", "soon"])
 def test_rows_whose_date_cannot_be_read_are_found_by_changes_with_one(local_lake: Lake, unreadable: str | None) -> None:
     take(local_lake, DATED, change(1, placed=unreadable), change(1, key="b"))
