@@ -98,9 +98,12 @@ def beats(
     left_columns: Sequence[str] = (),
     right_columns: Sequence[str] = (),
     *,
-    or_equal: bool = False,
+    at_equal: str = "false",
 ) -> str:
-    """Condition: the left change comes after the right one in the full order (see `order_terms`)."""
+    """Condition: the left change comes after the right one in the full order (see `order_terms`).
+
+    `at_equal` is the condition that decides where neither does.
+    """
     here, there = position_terms(contract, left), position_terms(contract, right)
     change, other = order_terms(contract, left, left_columns), order_terms(contract, right, right_columns)
     # Positions first, then copies: texts are made of few rows.
@@ -109,10 +112,10 @@ def beats(
         pairs = [*zip(change[: -len(_COMPARED)], other[: -len(_COMPARED)], strict=True)]
         pairs += [(f"{left}.{name}", f"{right}.{name}") for name in (*_COMPARED[1:], *map(quote, left_columns))]
         same = " AND ".join(f"{a} IS NOT DISTINCT FROM {b}" for a, b in pairs)
-        copies = f"WHEN {same} THEN {or_equal} "
+        copies = f"WHEN {same} THEN {at_equal} "
     return (
         f"CASE WHEN ({', '.join(here)}) <> ({', '.join(there)}) THEN {newer(here, there)} {copies}"
-        f"ELSE {newer(change, other, or_equal=or_equal)} END"
+        f"ELSE {newer([*change, at_equal], [*other, 'false'])} END"
     )
 
 
@@ -148,13 +151,15 @@ def below_floor(contract: Contract) -> str:
     )
 
 
-def settled(contract: Contract, columns: Iterable[str], *, keys_differ: bool = False) -> str:
+def settled(contract: Contract, columns: Iterable[str], *, keys_differ: bool = False, floored: bool = True) -> str:
     """Query over `received` and `floor`: one row a key, its newest change, or the delete that the floor means for it.
 
     What comes late, at or below the floor of a full load, says no more than that the load's end deletes its key,
     which a row of the load itself, or anything newer, survives. `floor` holds at most one row. `keys_differ` says
-    that no key comes twice, and spares the query the choice.
+    that no key comes twice, and spares the query the choice; without `floored` there is no floor.
     """
+    if not floored:
+        return "FROM received" if keys_differ else newest_per_key(contract, "received", columns)
     late = f"(f.{OP} IS NOT NULL AND NOT {newer(place_terms(contract, 'c'), place_terms(contract, 'f'))})"
     said = ", ".join(
         f"CASE WHEN {late} THEN f.{column} ELSE c.{column} END AS {column}"
@@ -184,14 +189,14 @@ def judged(
     """
     key = quote(contract.key[0])
     no_live, no_grave = f"l.{key} IS NULL", f"t.{key} IS NULL"
-    alive = beats(contract, "s", "l", columns, live_columns)
-    reached = beats(contract, "s", "l", columns, live_columns, or_equal=True)
+    # A delete at the place of the live row is the one that was remembered before it was done.
+    alive = beats(contract, "s", "l", columns, live_columns, at_equal=f"s.{OP} = 'D'")
     buried = beats(contract, "s", "t", columns)
     return f"""
         WITH buried AS ({"FROM tombstones" if tombstones_differ else newest_per_key(contract, "tombstones", ())}),
              compared AS (
                 SELECT s.*,
-                    CASE WHEN {no_live} THEN true WHEN s.{OP} = 'D' THEN {reached} ELSE {alive} END AS _beats_live,
+                    CASE WHEN {no_live} THEN true ELSE {alive} END AS _beats_live,
                     CASE WHEN {no_grave} THEN true ELSE {buried} END AS _beats_tombstone,
                     NOT ({no_live}) AS _lives
                 FROM changes AS s

@@ -33,7 +33,7 @@ FILES, DATED_FILES = 40, 128
 Where a date tells the file, a search reads few of them.
 """
 
-LEAST_ROWS, MOST_ROWS = 20_000, 250_000
+LEAST_ROWS, MOST_ROWS = 50_000, 250_000
 """Rows between which the size of a file stays, however small or large the table."""
 
 SLACK = 1_000

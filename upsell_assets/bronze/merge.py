@@ -124,9 +124,10 @@ def _merge_once(
     tombstones = lake.open_or_create(tombstones_name(contract), tombstone_schema(contract))
     files, graves = Files.of(live), Files.of(tombstones)
     with reader(lake) as connection:
-        connection.register("floors", read_floors(lake, contract))
+        floors = read_floors(lake, contract)
+        connection.register("floors", floors)
         clock.end("open")
-        differ = _changes(connection, contract, changes, files, graves)
+        differ = _changes(connection, contract, changes, files, graves, floored=floors.num_rows > 0)
         doubled = (
             [] if differ or changes is None else _doubled(connection, contract, _source_columns(connection, "changes"))
         )
@@ -168,7 +169,13 @@ def _merge_once(
 
 
 def _changes(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, batch: pa.Table | None, live: Files, graves: Files
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    batch: pa.Table | None,
+    live: Files,
+    graves: Files,
+    *,
+    floored: bool,
 ) -> bool:
     """Make the relation `changes`, one row a key: of the batch, or what the newest floor says of all keys.
 
@@ -182,7 +189,7 @@ def _changes(
         _all_keys(connection, contract, live, graves)
         connection.execute(f"CREATE TEMP VIEW received AS {below_floor(contract)}")
     differ = keys_differ(connection, contract, "received")
-    newest = settled(contract, _source_columns(connection, "received"), keys_differ=differ)
+    newest = settled(contract, _source_columns(connection, "received"), keys_differ=differ, floored=floored)
     date = ""
     if contract.immutable_date:
         date = f", {date_of(contract, 'c') if batch is not None else 'NULL::TIMESTAMPTZ'} AS {DATE}"

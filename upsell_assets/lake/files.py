@@ -25,7 +25,7 @@ from upsell_assets.lake.tables import Lake, commit_properties
 LONGEST = 64
 """Characters of text up to which statistics keep it; of longer text they would only cost."""
 
-FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
+FORMAT = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1"
 """As fast to write and to search as snappy, at half the size, which is what an upload takes time for."""
 
 WRITERS = 4

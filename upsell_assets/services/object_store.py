@@ -134,7 +134,8 @@ class ObjectStoreServer:
             "PATH": os.defpath,
             "HOME": str(self._folder),  # no configuration of the user's own is read
             "TZ": "UTC",
-            "GOMEMLIMIT": "256MiB",
+            # Half of it, and the garbage collector takes both cores: a write of 2 MB 54 ms instead of 24.
+            "GOMEMLIMIT": "512MiB",
             "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
             "AWS_SECRET_ACCESS_KEY": self.state.secret("secret access key"),
             "S3_BUCKET": bucket,
