@@ -1,6 +1,6 @@
 """What the lake holds and how far behind it is, read from logs and listings: no data file is opened.
 
-Here: facts per table. Not here: how they are shown (`cli`) and what Dagster thinks of them (`outlook`).
+Here: facts per table. Not here: how they are shown (`cli.lake`) and what Dagster thinks of them (`outlook`).
 """
 
 from __future__ import annotations

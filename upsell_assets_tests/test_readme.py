@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import typer
 
 from upsell_assets.cli import app
 from upsell_assets.settings import Settings
@@ -21,13 +24,15 @@ def test_every_setting_is_listed_with_its_own_description() -> None:
 
 
 def test_every_command_is_listed() -> None:
-    names = [command.name or (command.callback and command.callback.__name__) for command in app.registered_commands]
-    names += [
-        f"{group.name} {command.name}"
-        for group in app.registered_groups
-        if group.typer_instance
-        for command in group.typer_instance.registered_commands
-    ]
+    names = list(_commands(app))
 
     assert names
     assert not [name for name in names if f"`upsell {name}" not in README]
+
+
+def _commands(of: typer.Typer, group: str = "") -> Iterator[str]:
+    for command in of.registered_commands:
+        yield f"{group}{command.name or (command.callback and command.callback.__name__)}"
+    for inner in of.registered_groups:
+        assert inner.typer_instance is not None
+        yield from _commands(inner.typer_instance, f"{group}{inner.name} " if isinstance(inner.name, str) else group)

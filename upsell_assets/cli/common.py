@@ -1,0 +1,92 @@
+"""What all commands share: the lake of the settings, tables by name, and how results are printed.
+
+Results go to stdout, progress and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upsell_assets.errors import PermanentError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from upsell_assets.contracts import Contract
+    from upsell_assets.lake.lakehouse import Lakehouse
+    from upsell_assets.services.embedded import Running
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+Tables = Annotated[list[str] | None, typer.Argument(help="Tables; none: all.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def lakehouse_of_settings() -> Iterator[tuple[Lakehouse, Running]]:
+    """The lake, with embedded services that run at least as long as this command."""
+    from upsell_assets.lake.lakehouse import Lakehouse
+    from upsell_assets.services.embedded import embedded
+    from upsell_assets.settings import load_settings
+
+    with embedded(load_settings()) as running:
+        lakehouse = Lakehouse(running.settings)
+        lakehouse.store.check()
+        yield lakehouse, running
+
+
+def contracts_of(lakehouse: Lakehouse, command: str, tables: list[str] | None) -> list[Contract]:
+    """The contracts of the named tables, of all where none is named.
+
+    Raises:
+        PermanentError: there is no such table.
+    """
+    contracts = lakehouse.contracts
+    if unknown := [name for name in tables or () if name not in contracts]:
+        raise PermanentError(f"{command}: no contract for {', '.join(unknown)}; there are {', '.join(contracts)}.")
+    return [contracts[name] for name in tables or contracts]
+
+
+def print_csv(rows: pa.Table) -> None:
+    """Rows as CSV."""
+    from pyarrow import csv
+
+    csv.write_csv(rows, sys.stdout.buffer)
+
+
+def print_json(value: object) -> None:
+    """JSON; what it has no type for as text."""
+    import json
+
+    typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=2))
+
+
+def print_rows(rows: pa.Table) -> None:
+    """Rows, as `print_table` does."""
+    cells = [["" if cell is None else str(cell) for cell in row.values()] for row in rows.to_pylist()]
+    print_table(rows.column_names, cells)
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """A table for people; where nobody looks, tab-separated lines."""
+    if not sys.stdout.isatty():
+        typer.echo("\n".join("\t".join(row) for row in [header, *rows]))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*header, box=box.SIMPLE)
+    for row in rows:
+        shown.add_row(*row)
+    Console().print(shown)
+
+
+def progress(line: str) -> None:
+    """One line of progress, to stderr."""
+    typer.echo(line, err=True)
