@@ -28,7 +28,7 @@ LONGEST = 64
 FORMAT = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1"
 """As fast to write and to search as snappy, at half the size, which is what an upload takes time for."""
 
-WRITERS = 4
+WRITERS = 3
 """Files written at once: one of less than a row group (122,880 rows) keeps one core busy."""
 
 
