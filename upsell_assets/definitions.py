@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from upsell_assets.bronze.assets import bronze_assets
-from upsell_assets.capture.assets import capture_job, capture_sensor
+from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -57,6 +57,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             *daily,
             *models,
         ],
+        asset_checks=lag_checks(lakehouse),
         jobs=[capture_job(lakehouse)],
         sensors=[*sensors, automation],
         resources={"delta_io_manager": DeltaIOManager(lakehouse)},

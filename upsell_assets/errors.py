@@ -22,5 +22,9 @@ class ContractError(PermanentError):
     """A contract file, or data held against it, is not what it must be."""
 
 
+class SlotLostError(PermanentError):
+    """The source database can no longer say what was committed after the watermark: a new full load is needed."""
+
+
 class FileRejectedError(PermanentError):
     """One raw file breaks its contract; it goes to quarantine with this text as the reason."""

@@ -6,12 +6,29 @@ Here: two reporters with one face. Not here: what there is to say (`up`, the lay
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from time import monotonic
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+
+P = ParamSpec("P")
+
+
+def seldom(say: Callable[P, object], seconds: float = 2.0) -> Callable[P, None]:
+    """The same, called at most every so many seconds; what comes in between is not said."""
+    said = monotonic()
+
+    def now_and_then(*arguments: P.args, **named: P.kwargs) -> None:
+        nonlocal said
+        if monotonic() - said >= seconds:
+            said = monotonic()
+            say(*arguments, **named)
+
+    return now_and_then
 
 
 class Reporter(Protocol):

@@ -35,8 +35,22 @@ class Settings(BaseSettings):
     source_dsn: SecretStr | None = Field(
         None, description="PostgreSQL of the points system; unset: an embedded one is started."
     )
+    source_owner_dsn: SecretStr | None = Field(
+        None, description="Owner of the source tables, for `upsell capture --setup`; unset: the user of the source DSN."
+    )
     source_schema: str = Field("public", description="Database schema of the source tables.")
     capture_name: str = Field("upsell", description="Name of the publication and of the replication slot.")
+    capture_resync: bool = Field(
+        False, description="Whether capture takes a new full load by itself when its replication slot is lost."
+    )
+    capture_max_seconds: int = Field(
+        900,
+        ge=1,
+        description="Age of the oldest change that raw has not seen, beyond which the check of the lag fails.",
+    )
+    verify_schedule: str = Field(
+        "0 5 * * *", description="When bronze is compared with the source database (cron, America/Sao_Paulo)."
+    )
 
     s3_endpoint: str | None = Field(
         None, description="URL of an S3 server; unset together with the bucket: an embedded one is started."

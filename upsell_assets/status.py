@@ -79,7 +79,7 @@ def capture_lag(lakehouse: Lakehouse) -> dict[str, object] | None:
         lag = capture.lag()
     except UpsellError as error:
         return {"error": str(error)}
-    return {"bytes": lag.bytes, "seconds": round(lag.seconds, 1)}
+    return {"bytes": lag.bytes, "seconds": round(lag.seconds, 1), "retained_bytes": lag.retained}
 
 
 def _files(lakehouse: Lakehouse, contract: Contract) -> tuple[int, int]:

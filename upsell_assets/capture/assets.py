@@ -1,12 +1,23 @@
-"""Capture in Dagster: a job that drains the slot, and the sensor that starts it when the slot lags."""
+"""Capture in Dagster: a job that drains the slot, the sensor that starts it when the slot lags, and checks of the lag."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import dagster as dg
 
 from upsell_assets.capture.job import Capture
+from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.partitions import Clock, utc_now
+from upsell_assets.raw.assets import raw_key
 
 JOB = "capture"
+CHECK = "captured_in_time"
+_CHECK_AGAIN = timedelta(minutes=15)
+_TRY_AGAIN_MINUTES = 10
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -26,6 +37,7 @@ def open_capture(lakehouse: Lakehouse) -> Capture | None:
         lakehouse.contracts,
         name=settings.capture_name,
         schema=settings.source_schema,
+        resync=settings.capture_resync,
     )
 
 
@@ -51,8 +63,8 @@ def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
     return capture
 
 
-def capture_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
-    """Starts the capture job when the slot lags and none runs."""
+def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:
+    """Starts the capture job when the slot lags and none runs; says how far it lags."""
 
     @dg.sensor(
         name="capture_sensor",
@@ -61,22 +73,115 @@ def capture_sensor(lakehouse: Lakehouse) -> dg.SensorDefinition:
         minimum_interval_seconds=lakehouse.settings.capture_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def sense(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         capture = open_capture(lakehouse)
         if capture is None:
             return dg.SkipReason("no source database: UPSELL_SOURCE_DSN is not set")
-        if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
-            return dg.SkipReason("a capture is under way")
-        if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
-            # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
-            return dg.SkipReason("runs are queued: the changes wait in the database")
-        try:
-            pending = capture.pending()
-        except RetryableError as error:
-            return dg.SkipReason(str(error))
-        except PermanentError as error:
-            context.log.warning(str(error))
-            return dg.RunRequest()  # the job says it where people look, and takes a full load that is due
-        return dg.RunRequest() if pending else dg.SkipReason("nothing new is committed")
+        due = _what_is_due(context, capture, clock())
+        said = _news_of_lag(lakehouse, capture, context.cursor, clock())
+        return dg.SensorResult(
+            run_requests=[due] if isinstance(due, dg.RunRequest) else None,
+            skip_reason=due if isinstance(due, dg.SkipReason) else None,
+            asset_events=[
+                dg.AssetCheckEvaluation(
+                    asset_key=raw_key(contract),
+                    check_name=CHECK,
+                    passed=said.passed,
+                    metadata=said.metadata,
+                    severity=said.severity,
+                )
+                for contract in lakehouse.contracts.values()
+            ]
+            if said
+            else [],
+            cursor=json.dumps({"passed": said.passed, "at": clock().isoformat()}) if said else context.cursor,
+        )
 
     return sense
+
+
+def _what_is_due(context: dg.SensorEvaluationContext, capture: Capture, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
+        return dg.SkipReason("a capture is under way")
+    if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
+        # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
+        return dg.SkipReason("runs are queued: the changes wait in the database")
+    try:
+        pending = capture.pending()
+    except RetryableError as error:
+        return dg.SkipReason(str(error))
+    except PermanentError as error:
+        context.log.warning(str(error))
+        # The job says it where people look, and takes a full load that is due; once, and then now and then, since a
+        # fault that stays would fill the list of runs.
+        fault = hashlib.sha256(str(error).encode()).hexdigest()[:16]
+        return dg.RunRequest(run_key=f"{fault} {now:%Y-%m-%d %H}:{now.minute // _TRY_AGAIN_MINUTES}")
+    return dg.RunRequest() if pending else dg.SkipReason("nothing new is committed")
+
+
+def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
+    """For each table of raw: whether capture keeps up. None where no database is captured."""
+    if lakehouse.settings.source_dsn is None or not lakehouse.contracts:
+        return []
+
+    @dg.multi_asset_check(
+        name=CHECK,
+        specs=[_spec(contract) for contract in lakehouse.contracts.values()],
+        description="Whether capture keeps up with the database.",
+    )
+    def captured_in_time() -> Iterator[dg.AssetCheckResult]:
+        capture = open_capture(lakehouse)
+        assert capture is not None
+        found = _lag(lakehouse, capture)
+        for contract in lakehouse.contracts.values():
+            yield found._replace(asset_key=raw_key(contract))
+
+    return [captured_in_time]
+
+
+def _spec(contract: Contract) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        CHECK,
+        asset=raw_key(contract),
+        description="The oldest change that raw has not seen is younger than UPSELL_CAPTURE_MAX_SECONDS, and the "
+        "server keeps the log that capture has yet to read.",
+    )
+
+
+def _lag(lakehouse: Lakehouse, capture: Capture) -> dg.AssetCheckResult:
+    """How far raw is behind.
+
+    Raises:
+        RetryableError: the database cannot be asked now.
+    """
+    limit = lakehouse.settings.capture_max_seconds
+    try:
+        lag = capture.lag()
+    except PermanentError as error:
+        return dg.AssetCheckResult(check_name=CHECK, passed=False, metadata={"fault": str(error)})
+    # The server gives the slot up at the end of what it may keep: half of that way is time to look.
+    full = lag.left is not None and lag.retained > lag.left
+    return dg.AssetCheckResult(
+        check_name=CHECK,
+        passed=lag.seconds <= limit and not full,
+        metadata={
+            "bytes": lag.bytes,
+            "seconds": lag.seconds,
+            "limit_seconds": limit,
+            "log_kept_bytes": lag.retained,
+            "log_left_bytes": "no limit" if lag.left is None else lag.left,
+        },
+    )
+
+
+def _news_of_lag(
+    lakehouse: Lakehouse, capture: Capture, cursor: str | None, now: datetime
+) -> dg.AssetCheckResult | None:
+    """What the check says, where it says something else than before, or has not said anything for a while."""
+    try:
+        found = _lag(lakehouse, capture)
+    except RetryableError:
+        return None
+    last = json.loads(cursor) if cursor else {"passed": None, "at": None}
+    fresh = last["at"] is not None and now - datetime.fromisoformat(last["at"]) < _CHECK_AGAIN
+    return None if fresh and last["passed"] == found.passed else found

@@ -6,7 +6,8 @@ how anything is read or written (`full_load`, `stream`), or what starts a drain 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Event
@@ -15,18 +16,20 @@ from psycopg import Error as DatabaseError
 from psycopg.errors import LockNotAvailable
 
 from upsell_assets.capture import stream
-from upsell_assets.capture.full_load import Progress, load_table, snapshot
+from upsell_assets.capture.full_load import Progress, Snapshot, load_table, snapshot
 from upsell_assets.capture.landing import LoadResult, State, read_state, state_key, utc, write_state
 from upsell_assets.capture.setup import drop_slot, find_slot, preflight
 from upsell_assets.capture.stream import Drained, Lag
 from upsell_assets.capture.values import SESSION
 from upsell_assets.contracts import Contract
-from upsell_assets.errors import PermanentError, RetryableError
+from upsell_assets.errors import PermanentError, RetryableError, SlotLostError
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.source.database import Connection, connect, database_errors
 
 IDLE_BYTES = 64 << 20
 """Log without a change of our tables after which the slot is moved all the same."""
+
+_log = logging.getLogger(__name__)
 
 
 class Capture:
@@ -38,10 +41,18 @@ class Capture:
         contracts: by table; all of one schema.
         name: of the publication and the replication slot.
         schema: where the source tables are by default.
+        resync: whether a drain whose slot is lost takes a new full load by itself.
     """
 
     def __init__(
-        self, dsn: str, store: ObjectStore, contracts: Mapping[str, Contract], *, name: str, schema: str
+        self,
+        dsn: str,
+        store: ObjectStore,
+        contracts: Mapping[str, Contract],
+        *,
+        name: str,
+        schema: str,
+        resync: bool = False,
     ) -> None:
         schemas = {contract.schema_name for contract in contracts.values()}
         if len(schemas) != 1:
@@ -54,6 +65,7 @@ class Capture:
         self._contracts = dict(contracts)
         self._name = name
         self._schema = schema
+        self._resync = resync
         self._key = state_key(next(iter(contracts.values())))
 
     def ensure_full_load(self, progress: Progress | None = None) -> list[LoadResult]:
@@ -72,41 +84,83 @@ class Capture:
             missing = {table: c for table, c in self._contracts.items() if table not in state.tables}
             if not missing:
                 return []
-            # The stream already carries the new tables: what commits at or below their load's position is ignored.
-            preflight(connection, self._contracts, name=self._name, schema=self._schema)
-            _, results = self._load(missing, slot=f"{self._name}_load", temporary=True, progress=progress)
+            results = self._load_beside(connection, missing, progress)
             write_state(self._store, self._key, replace(state, tables=(*state.tables, *missing)))
             return results
 
-    def resync(self, progress: Progress | None = None) -> list[LoadResult]:
-        """Give up the slot and take a new full load of everything, after a slot was lost.
+    def resync(self, tables: Collection[str] = (), progress: Progress | None = None) -> list[LoadResult]:
+        """Take a new full load of some tables beside the stream, which goes on; of none named: begin anew.
 
-        What the lake has stays; the new load's position tells what is gone from the database.
+        To begin anew is to give up the slot and load every table, after a slot was lost. What the lake has stays; the
+        new load's position tells what is gone from the database.
 
         Raises:
+            SlotLostError: of some tables only, where there is no stream that could go on.
             PermanentError, RetryableError: as `ensure_full_load`.
         """
-        with self._alone() as connection:
-            state = self._state(connection)
-            return self._first_load(connection, state and replace(state, handover=False), progress)
+        if not tables:
+            with self._alone() as connection:
+                state = self._state(connection)
+                return self._first_load(connection, state and replace(state, handover=False), progress)
+        with connect(self._dsn) as connection:
+            stream.lag(connection, self._handed_over(connection))
+            wanted = {table: self._contracts[table] for table in tables}
+            return self._load_beside(connection, wanted, progress)
 
     def drain(self, progress: Progress | None = None) -> Drained:
         """Bring everything into the lake that is committed by now, and stop.
 
         Raises:
-            PermanentError: there is no full load yet, or the slot is lost: a new full load is needed.
+            SlotLostError: a new full load is needed, and is not to be taken by itself.
+            PermanentError: there is no full load yet, or the database is at an earlier state than the lake.
             RetryableError: another capture is at work, or database or store cannot be reached.
         """
         with self._alone() as connection:
-            return stream.drain(
-                connection,
-                self._store,
-                self._contracts,
-                key=self._key,
-                schema=self._schema,
-                state=self._handed_over(connection),
-                progress=progress,
-            )
+            try:
+                return self._drain(connection, progress=progress)
+            except SlotLostError as error:
+                if not self._resync:
+                    raise
+                _log.warning("%s It is taken now: UPSELL_CAPTURE_RESYNC is set.", error)
+                self._first_load(connection, replace(self._handed_over(connection), handover=False), progress)
+                return self._drain(connection, progress=progress)
+
+    def _drain(self, connection: Connection, *, upto: int | None = None, progress: Progress | None = None) -> Drained:
+        return stream.drain(
+            connection,
+            self._store,
+            self._contracts,
+            key=self._key,
+            schema=self._schema,
+            state=self._handed_over(connection),
+            upto=upto,
+            progress=progress,
+        )
+
+    @contextmanager
+    def reached(self, tables: Collection[str]) -> Iterator[Snapshot]:
+        """The database as of one position, and raw up to exactly there; no drain begins as long as the context lasts.
+
+        Raises:
+            SlotLostError, PermanentError, RetryableError: as `drain`.
+        """
+        wanted = {table: self._contracts[table] for table in tables}
+        slot = f"{self._name}_verify"
+        with (
+            self._alone() as connection,
+            snapshot(self._dsn, wanted, slot=slot, temporary=True, schema=self._schema) as taken,
+        ):
+            self._drain(connection, upto=taken.consistent_point)
+            yield taken
+
+    def drop(self) -> None:
+        """Leave no slot behind; the publication is its owner's to drop (`setup.drop_publication`).
+
+        Raises:
+            RetryableError: a capture is at work, or the database cannot be reached.
+        """
+        with self._alone() as connection:
+            drop_slot(connection, self._name)
 
     def follow(self, stop: Event, *, seconds: float = 1.0) -> Iterator[Drained]:
         """Drain again and again until `stop` is set, with a pause of some seconds after each; yields each drain.
@@ -122,7 +176,8 @@ class Capture:
         """How far the lake is behind the database; cheap, and allowed while a capture is at work.
 
         Raises:
-            PermanentError: there is no full load yet, or the slot is lost: a new full load is needed.
+            SlotLostError: a new full load is needed.
+            PermanentError: there is no full load yet, or the database is at an earlier state than the lake.
         """
         with connect(self._dsn) as connection:
             return stream.lag(connection, self._handed_over(connection))
@@ -131,7 +186,8 @@ class Capture:
         """Whether a drain would bring something, or should let the server forget log that nobody needs.
 
         Raises:
-            PermanentError: there is no full load yet, or the slot is lost.
+            SlotLostError: a new full load is needed.
+            PermanentError: there is no full load yet, or the database is at an earlier state than the lake.
             RetryableError: a drain is at work, or the database cannot be reached.
         """
         with connect(self._dsn) as connection:
@@ -145,17 +201,23 @@ class Capture:
         with connect(self._dsn) as connection:
             with database_errors("opening the capture's session"):
                 connection.execute(SESSION)
-                try:
-                    with connection.transaction():
-                        # The server takes a moment to notice that the session before this one has ended.
-                        connection.execute("SET LOCAL lock_timeout TO '2s'")
-                        key = f"upsell capture {self._name}"
-                        connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [key])
-                except LockNotAvailable:
-                    raise RetryableError(
-                        f"capture {self._name}: another capture of this name is at work. Try again later."
-                    ) from None
+                self._lock(connection, "", "another capture of this name is at work")
             yield connection
+
+    def _lock(self, connection: Connection, what: str, refusal: str) -> None:
+        """Take a lock of this capture for as long as the session lasts.
+
+        Raises:
+            RetryableError: somebody else holds it.
+        """
+        try:
+            with connection.transaction():
+                # The server takes a moment to notice that the session before this one has ended.
+                connection.execute("SET LOCAL lock_timeout TO '2s'")
+                key = f"upsell capture {self._name}{what}"
+                connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [key])
+        except LockNotAvailable:
+            raise RetryableError(f"capture {self._name}: {refusal}. Try again later.") from None
 
     def _state(self, connection: Connection) -> State | None:
         """The durable state.
@@ -177,8 +239,21 @@ class Capture:
             raise PermanentError(f"capture {self._name}: there is no full load yet. Take it before the first drain.")
         return state
 
+    def _preflight(self, connection: Connection) -> None:
+        for warning in preflight(connection, self._contracts, name=self._name, schema=self._schema):
+            _log.warning("capture %s: %s.", self._name, warning)
+
+    def _load_beside(
+        self, connection: Connection, contracts: Mapping[str, Contract], progress: Progress | None
+    ) -> list[LoadResult]:
+        """Load tables that the stream carries already: what commits at or below their load's position is ignored."""
+        self._lock(connection, " load", "another load beside the stream is under way")
+        self._preflight(connection)
+        _, results = self._load(contracts, slot=f"{self._name}_load", temporary=True, progress=progress)
+        return results
+
     def _first_load(self, connection: Connection, state: State | None, progress: Progress | None) -> list[LoadResult]:
-        preflight(connection, self._contracts, name=self._name, schema=self._schema)
+        self._preflight(connection)
         if find_slot(connection, self._name) is not None:
             if state is None:
                 raise PermanentError(

@@ -1,7 +1,7 @@
 """What the points system's database must offer before anything is captured, and the state of its slot.
 
-Here: the publication and the replica identities (made with an owner's connection), the check of every precondition,
-and the slot. Not here: the slot's creation, which belongs to the snapshot it exports (`full_load`).
+Here: role, publication and replica identities (made with an owner's connection), the check of every precondition, and
+the slot. Not here: the slot's creation, which belongs to the snapshot it exports (`full_load`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from psycopg import sql
 
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError, RetryableError
-from upsell_assets.source.database import Connection, database_errors
+from upsell_assets.source.database import Connection, create_role, database_errors
 
 
 def source_name(contract: Contract, schema: str) -> tuple[str, str]:
@@ -26,6 +26,37 @@ def source_name(contract: Contract, schema: str) -> tuple[str, str]:
 def source_identifier(contract: Contract, schema: str) -> sql.Identifier:
     """The source table, quoted."""
     return sql.Identifier(*source_name(contract, schema))
+
+
+def explain(
+    connection: Connection, contracts: Mapping[str, Contract], *, name: str, schema: str, capture_role: str
+) -> list[str]:
+    """All that the database must be told, once, by an administrator and the tables' owner: statements of SQL.
+
+    The role gets what they say and nothing else: it may log in, replicate, and read these tables.
+    """
+    tables = [source_name(contract, schema) for contract in contracts.values()]
+    statements = [
+        sql.SQL("ALTER SYSTEM SET wal_level = 'logical'"),
+        sql.SQL("ALTER SYSTEM SET max_slot_wal_keep_size = '8GB'"),
+        sql.SQL("CREATE ROLE {} LOGIN REPLICATION PASSWORD '...'").format(sql.Identifier(capture_role)),
+        *(statement for found in dict.fromkeys(tables) for statement in _grants(found, capture_role)),
+        *(_identity(found) for found in tables),
+        _create_publication(name, set(tables)),
+    ]
+    return list(dict.fromkeys(f"{statement.as_string(connection)};" for statement in statements))
+
+
+def _grants(table: tuple[str, str], role: str) -> list[sql.Composed]:
+    to = sql.Identifier(role)
+    return [
+        sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(table[0]), to),
+        sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier(*table), to),
+    ]
+
+
+def _identity(table: tuple[str, str]) -> sql.Composed:
+    return sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(sql.Identifier(*table))
 
 
 def prepare(
@@ -43,12 +74,23 @@ def prepare(
         for found in tables.values():
             table = sql.Identifier(*found)
             if _one(owner, "SELECT relreplident <> 'f' FROM pg_class WHERE oid = %s::regclass", table):
-                owner.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table))
-            if capture_role:
-                role = sql.Identifier(capture_role)
-                owner.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(found[0]), role))
-                owner.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table, role))
+                owner.execute(_identity(found))
+            for grant in _grants(found, capture_role) if capture_role else ():
+                owner.execute(grant)
         _publish(owner, name, set(tables.values()))
+
+
+def ensure_role(owner: Connection, role: str, password: str) -> bool:
+    """Create the role that captures, where there is none; whether it was created. One that stands stays as it is.
+
+    Raises:
+        PermanentError: the user may not create a role that replicates.
+    """
+    with database_errors(f"creating role {role}"):
+        if owner.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
+            return False
+        create_role(owner, role, password, "REPLICATION")
+        return True
 
 
 def _one(connection: Connection, query: str, table: sql.Identifier) -> object:
@@ -59,13 +101,17 @@ def _one(connection: Connection, query: str, table: sql.Identifier) -> object:
 _SETTINGS = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
 
 
+def _create_publication(name: str, tables: set[tuple[str, str]]) -> sql.Composed:
+    return sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH ({})").format(
+        sql.Identifier(name), sql.SQL(", ").join(sql.Identifier(*table) for table in sorted(tables)), sql.SQL(_SETTINGS)
+    )
+
+
 def _publish(owner: Connection, name: str, wanted: set[tuple[str, str]]) -> None:
     publication = sql.Identifier(name)
     tables = sql.SQL(", ").join(sql.Identifier(*table) for table in sorted(wanted))
     if not _publication(owner, name):
-        owner.execute(
-            sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH ({})").format(publication, tables, sql.SQL(_SETTINGS))
-        )
+        owner.execute(_create_publication(name, wanted))
     elif _published(owner, name) != wanted or not _publishes_all(owner, name):
         owner.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(publication, tables))
         owner.execute(sql.SQL("ALTER PUBLICATION {} SET ({})").format(publication, sql.SQL(_SETTINGS)))
@@ -94,17 +140,36 @@ def _publishes_all(connection: Connection, name: str) -> bool:
     return bool(connection.execute(query, [name]).rowcount)
 
 
-def preflight(connection: Connection, contracts: Mapping[str, Contract], *, name: str, schema: str) -> None:
-    """Check, as the role that will capture, everything that capture needs.
+def preflight(connection: Connection, contracts: Mapping[str, Contract], *, name: str, schema: str) -> list[str]:
+    """Check, as the role that will capture, everything that capture needs; what is dangerous only is returned.
 
     Raises:
         PermanentError: what is missing, all of it, each with its remedy.
     """
+    with database_errors("looking at what capture needs"):
+        faults = find_faults(connection, contracts, name=name, schema=schema)
+        if faults:
+            raise PermanentError(f"capture {name}: the source database is not ready: {'; '.join(faults)}.")
+        return find_dangers(connection)
+
+
+def find_faults(connection: Connection, contracts: Mapping[str, Contract], *, name: str, schema: str) -> list[str]:
+    """What keeps the connection's user from capturing these tables, each with its remedy."""
     faults = [*_server_faults(connection, name), *_publication_faults(connection, contracts, name, schema)]
     for contract in contracts.values():
         faults += _table_faults(connection, contract, schema)
-    if faults:
-        raise PermanentError(f"capture {name}: the source database is not ready: {'; '.join(faults)}.")
+    return faults
+
+
+def find_dangers(connection: Connection) -> list[str]:
+    """What keeps nobody from capturing, and may harm the server, each with its remedy."""
+    kept = connection.execute("SELECT current_setting('max_slot_wal_keep_size')").fetchone()
+    if kept != ("-1",):
+        return []
+    return [
+        "max_slot_wal_keep_size is not set: while nobody captures, the server keeps its log until its disk is full. "
+        "ALTER SYSTEM SET max_slot_wal_keep_size = '8GB', and pg_reload_conf()"
+    ]
 
 
 def _server_faults(connection: Connection, name: str) -> list[str]:
@@ -170,9 +235,19 @@ def _table_faults(connection: Connection, contract: Contract, schema: str) -> li
 
 @dataclass(frozen=True)
 class Slot:
-    """The replication slot as the server knows it; `lost` is why it can no longer be read, if so."""
+    """The replication slot as the server knows it.
+
+    Attributes:
+        confirmed_lsn: up to where it was let go.
+        restart_lsn: from where on the server keeps its log.
+        left: bytes of log until the server gives the slot up; None: it never does.
+        active_pid: who reads it now.
+        lost: why it can no longer be read, if so.
+    """
 
     confirmed_lsn: int
+    restart_lsn: int
+    left: int | None
     active_pid: int | None
     lost: str | None
 
@@ -184,18 +259,20 @@ def find_slot(connection: Connection, name: str) -> Slot | None:
         PermanentError: there is one, but not for this database's pgoutput.
     """
     row = connection.execute(
-        "SELECT (confirmed_flush_lsn - '0/0')::bigint, active_pid, wal_status, "
+        "SELECT (confirmed_flush_lsn - '0/0')::bigint, (restart_lsn - '0/0')::bigint, safe_wal_size, active_pid, "
+        "wal_status, "
         "plugin = 'pgoutput' AND database = current_database() FROM pg_replication_slots WHERE slot_name = %s",
         [name],
     ).fetchone()
     if row is None:
         return None
-    confirmed, active_pid, wal_status, ours = row
+    confirmed, restart, left, active_pid, wal_status, ours = row
     if not ours:
         raise PermanentError(
             f"capture {name}: a replication slot of this name serves something else. Set UPSELL_CAPTURE_NAME to another."
         )
-    return Slot(confirmed or 0, active_pid, "its log was removed" if wal_status == "lost" else None)
+    lost = "its log was removed" if wal_status == "lost" else None
+    return Slot(confirmed or 0, restart or 0, left, active_pid, lost)
 
 
 def drop_slot(connection: Connection, name: str) -> None:
@@ -215,12 +292,11 @@ def drop_slot(connection: Connection, name: str) -> None:
         ) from error
 
 
-def drop(owner: Connection, name: str) -> None:
-    """Remove slot and publication, if they are there; replica identities stay.
+def drop_publication(owner: Connection, name: str) -> None:
+    """Remove the publication, if it is there; replica identities stay.
 
     Raises:
-        RetryableError: somebody reads the slot at this moment.
+        PermanentError: the user does not own it.
     """
-    drop_slot(owner, name)
     with database_errors(f"dropping publication {name}"):
         owner.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))

@@ -20,7 +20,7 @@ from upsell_assets.capture.full_load import Progress
 from upsell_assets.capture.landing import State, change_seq, lsn_text, utc, write_state
 from upsell_assets.capture.setup import Slot, find_slot
 from upsell_assets.contracts import Contract
-from upsell_assets.errors import PermanentError
+from upsell_assets.errors import PermanentError, SlotLostError
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.source.database import Connection, database_errors
 
@@ -46,11 +46,15 @@ class Drained:
 class Lag:
     """Log that the lake has not seen, in bytes, and the greatest age of an unseen commit, in seconds.
 
-    Not all of the log is changes of the contracts' tables: a lag is what may be there.
+    Not all of the log is changes of the contracts' tables: a lag is what may be there. `retained` is the log, in
+    bytes, that the server keeps for the slot; `left` how much more it may grow before the server gives the slot up,
+    None where it never does.
     """
 
     bytes: int
     seconds: float
+    retained: int = 0
+    left: int | None = None
 
 
 def read_round(
@@ -132,6 +136,7 @@ def drain(
     key: str,
     schema: str,
     state: State,
+    upto: int | None = None,
     progress: Progress | None = None,
 ) -> Drained:
     """Bring everything into the lake that was committed when the drain began, then stop.
@@ -143,20 +148,23 @@ def drain(
         key: of the durable state.
         schema: where the source tables are by default.
         state: as it was read from there.
+        upto: no further than the commits that begin below this position.
         progress: called with table and rows of the current round.
 
     Raises:
-        PermanentError: the slot is gone or does not fit the watermark; a new full load is needed.
+        SlotLostError: the slot is gone or does not fit the watermark; a new full load is needed.
+        PermanentError: the database is at an earlier state than the lake.
         RetryableError: another capture reads the slot, or the connection was lost.
     """
-    target, now = _end_of_log(connection)
-    slot = check_slot(connection, state, target)
+    end, now = _end_of_log(connection)
+    slot = check_slot(connection, state, end)
+    target = end if upto is None else min(upto, end)
     changes: Counter[str] = Counter()
     files: list[str] = []
     if slot.confirmed_lsn < state.confirmed_lsn:
         advance(connection, state)
     while state.confirmed_lsn < target:
-        upto = min(target, state.confirmed_lsn + ROUND_BYTES)
+        until = min(target, state.confirmed_lsn + ROUND_BYTES)
         taken, written = read_round(
             connection,
             store,
@@ -164,10 +172,10 @@ def drain(
             name=state.slot,
             schema=schema,
             confirmed=state.confirmed_lsn,
-            upto=upto,
+            upto=until,
             progress=progress,
         )
-        moment = now if upto == target else state.confirmed_at
+        moment = now if until == end else state.confirmed_at
         state = replace(state, confirmed_lsn=taken.confirmed, confirmed_at=moment)
         confirm(connection, store, key, state)
         changes += taken.changes
@@ -194,7 +202,8 @@ def check_slot(connection: Connection, state: State, end_of_log: int) -> Slot:
     """The slot, if it can carry on from the watermark.
 
     Raises:
-        PermanentError: it cannot; says why, and what to do.
+        SlotLostError: it cannot; says why, and what to do.
+        PermanentError: the database is at an earlier state than the lake.
     """
     slot = find_slot(connection, state.slot)
     where = lsn_text(state.confirmed_lsn)
@@ -212,8 +221,9 @@ def check_slot(connection: Connection, state: State, end_of_log: int) -> Slot:
         fault = f"the replication slot stands at {lsn_text(slot.confirmed_lsn)}: somebody else moved or made it"
     else:
         return slot
-    raise PermanentError(
-        f"capture {state.slot}: {fault}, so the changes after {where} cannot be read. Take a new full load."
+    raise SlotLostError(
+        f"capture {state.slot}: {fault}, so the changes after {where} cannot be read. Take a new full load: "
+        "upsell capture --resync all."
     )
 
 
@@ -221,10 +231,12 @@ def lag(connection: Connection, state: State) -> Lag:
     """How far the lake is behind the database.
 
     Raises:
-        PermanentError: the slot is gone or does not fit the watermark; a new full load is needed.
+        SlotLostError: the slot is gone or does not fit the watermark; a new full load is needed.
+        PermanentError: the database is at an earlier state than the lake.
     """
     end, now = _end_of_log(connection)
-    check_slot(connection, state, end)
+    slot = check_slot(connection, state, end)
     behind = end - state.confirmed_lsn
     age = datetime.fromisoformat(now) - datetime.fromisoformat(state.confirmed_at)
-    return Lag(behind, max(0.0, age.total_seconds()) if behind else 0.0)
+    seconds = max(0.0, age.total_seconds()) if behind else 0.0
+    return Lag(behind, seconds, max(0, end - slot.restart_lsn), slot.left)

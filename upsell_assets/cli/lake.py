@@ -94,7 +94,8 @@ def status(as_json: AsJson = False) -> None:
     ]
     print_table(["table", "rows", "version", "newest", "lag", "quarantined"], rows)
     if lag is not None:
-        typer.echo(f"capture: {lag.get('error') or '{bytes:,} bytes of log not seen yet'.format(**lag)}")
+        seen = "{bytes:,} bytes of log not seen yet, {seconds:,.0f} s; the server keeps {retained_bytes:,} bytes"
+        typer.echo(f"capture: {lag.get('error') or seen.format(**lag)}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands at the beginning of the way: activity in the points database, and its capture into raw."""
+"""Commands for the points database itself: activity in it."""
 
 from __future__ import annotations
 
@@ -41,27 +41,3 @@ def simulate(
                 if number != bursts and stop.wait(1 / rate):
                     break
     typer.echo(", ".join(f"{count} {kind}" for kind, count in sorted(done.items())))
-
-
-@app.command()
-def capture(
-    follow: Annotated[bool, typer.Option("--follow/--once", help="Go on until Ctrl-C, or drain once.")] = False,
-) -> None:
-    """Database to raw: the full load if it is due, then every change committed by now."""
-    import threading
-
-    from upsell_assets.capture.assets import open_capture
-
-    with lakehouse_of_settings() as (lakehouse, _):
-        found = open_capture(lakehouse)
-        if found is None:
-            raise PermanentError("capture: there is no database. Set UPSELL_SOURCE_DSN.")
-        for load in found.ensure_full_load():
-            progress(f"full load of {load.table}: {load.rows:,} rows")
-        if not follow:
-            drained = found.drain()
-            typer.echo(f"{sum(drained.changes.values()):,} changes, position {drained.position}")
-            return
-        for drained in found.follow(threading.Event()):
-            if drained.changes:
-                typer.echo(f"{sum(drained.changes.values()):,} changes, position {drained.position}")

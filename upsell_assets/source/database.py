@@ -156,13 +156,14 @@ def create_roles(
             f"creates them, {connection.info.user}. Choose other names."
         )
     with database_errors(f"creating roles {capture_role} and {app_role}"), connection.transaction():
-        _create_role(connection, capture_role, capture_password, "REPLICATION")
-        _create_role(connection, app_role, app_password, "NOREPLICATION")
+        create_role(connection, capture_role, capture_password, "REPLICATION")
+        create_role(connection, app_role, app_password, "NOREPLICATION")
         _grant(connection, schema, capture_role, "SELECT")
         _grant(connection, schema, app_role, "SELECT, INSERT, UPDATE, DELETE")
 
 
-def _create_role(connection: Connection, role: str, password: str, replication: LiteralString) -> None:
+def create_role(connection: Connection, role: str, password: str, replication: LiteralString) -> None:
+    """Create a role that may log in, or bring it back to just that; `replication` is REPLICATION or NOREPLICATION."""
     known = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
     connection.execute(

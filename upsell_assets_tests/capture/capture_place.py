@@ -49,8 +49,8 @@ class Place:
     def prepare(self) -> None:
         setup.prepare(self.owner, self.contracts, name=self.name, schema="public", capture_role=CAPTURE_ROLE)
 
-    def capture(self) -> Capture:
-        return Capture(self.dsn, self.store, self.contracts, name=self.name, schema="public")
+    def capture(self, *, resync: bool = False) -> Capture:
+        return Capture(self.dsn, self.store, self.contracts, name=self.name, schema="public", resync=resync)
 
     def keys(self, below: str = "") -> list[str]:
         return [found.key for found in self.store.list(f"{self.prefix}/{below}")]

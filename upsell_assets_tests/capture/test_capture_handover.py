@@ -10,7 +10,10 @@ import threading
 
 import pyarrow.parquet as pq
 import pytest
-from capture_place import APP_ROLE, TABLES, Place
+from capture_place import APP_ROLE, CAPTURE_ROLE, PASSWORD, TABLES, Place
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import InsufficientPrivilege
 
 from upsell_assets.capture import full_load, setup
 from upsell_assets.capture.landing import read_state
@@ -237,6 +240,36 @@ def test_prepare_twice_changes_nothing(place: Place) -> None:
     place.prepare()
 
     assert place.owner.execute("SELECT xmin::text, * FROM pg_publication").fetchall() == before
+
+
+def test_what_explain_prints_is_all_that_a_database_must_be_told(place: Place) -> None:
+    setup.drop_publication(place.owner, place.name)
+    for table in TABLES:
+        place.owner.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY DEFAULT").format(sql.Identifier(table)))
+    role = f"explained_{place.name}"
+    statements = setup.explain(place.owner, place.contracts, name=place.name, schema="public", capture_role=role)
+    try:
+        for statement in statements:
+            if not statement.startswith("ALTER SYSTEM"):  # the server has these settings, as all others here need them
+                place.owner.execute(statement.replace("'...'", f"'{PASSWORD}'").encode())
+        place.dsn = make_conninfo(place.owner_dsn, user=role, password=PASSWORD)
+
+        place.capture().ensure_full_load()
+        place.owner.execute("INSERT INTO customers VALUES ('a', 1, 1)")
+
+        assert place.capture().drain().changes == {"customers": 1}
+        with connect(place.dsn) as connection, pytest.raises(InsufficientPrivilege):
+            connection.execute("DELETE FROM customers")
+        assert any("wal_level = 'logical'" in statement for statement in statements)
+    finally:
+        place.owner.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+        place.owner.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_role_that_stands_keeps_its_rights_and_its_password(place: Place) -> None:
+    assert not setup.ensure_role(place.owner, CAPTURE_ROLE, "another password")
+
+    connect(place.dsn).close()
 
 
 def test_lake_of_another_cluster_is_refused(place: Place) -> None:

@@ -12,7 +12,7 @@ from capture_place import TABLES, Place
 from upsell_assets.capture import setup, stream
 from upsell_assets.capture.landing import read_state, write_state
 from upsell_assets.capture.values import SESSION
-from upsell_assets.errors import PermanentError
+from upsell_assets.errors import PermanentError, RetryableError, SlotLostError
 from upsell_assets.source.database import Connection, connect
 
 pytestmark = pytest.mark.services
@@ -239,7 +239,7 @@ def test_many_small_rounds_equal_one(loaded: Place, monkeypatch: pytest.MonkeyPa
 def test_lag_is_what_the_lake_has_not_seen(loaded: Place) -> None:
     capture = loaded.capture()
     capture.drain()
-    assert capture.lag() == stream.Lag(0, 0.0)
+    assert (capture.lag().bytes, capture.lag().seconds) == (0, 0.0)
 
     loaded.owner.execute("INSERT INTO customers SELECT 'n' || i, i, 1 FROM generate_series(1, 1000) i")
     behind = capture.lag()
@@ -265,6 +265,79 @@ def test_lost_slot_says_what_to_do_and_a_resync_heals_it(loaded: Place) -> None:
     assert len(loaded.loads("customers")) == 2
     for table in TABLES:
         assert loaded.fold(table) == loaded.source(table)
+
+
+def test_lost_slot_is_healed_by_itself_only_where_that_was_asked_for(loaded: Place) -> None:
+    loaded.owner.execute("INSERT INTO customers VALUES ('c', 3, 1)")
+    setup.drop_slot(loaded.owner, loaded.name)
+    loaded.owner.execute("DELETE FROM customers WHERE \"idCustomer\" = 'a'")
+    with pytest.raises(SlotLostError, match="upsell capture --resync all"):
+        loaded.capture().drain()
+
+    loaded.capture(resync=True).drain()
+    loaded.owner.execute("INSERT INTO customers VALUES ('d', 4, 1)")
+
+    assert loaded.capture().drain().changes == {"customers": 1}
+    for table in TABLES:
+        assert loaded.fold(table) == loaded.source(table)
+
+
+def test_resync_of_one_table_goes_beside_the_stream(loaded: Place) -> None:
+    loaded.owner.execute("INSERT INTO customers VALUES ('c', 3, 1)")
+    inside: list[dict[str, int]] = []
+
+    def drain(table: str, rows: int) -> None:
+        loaded.owner.execute("INSERT INTO customers VALUES (%s, 5, 1)", [f"n{len(inside)}"])
+        inside.append(loaded.capture().drain().changes)
+
+    loads = loaded.capture().resync(["customers"], drain)
+    loaded.owner.execute("DELETE FROM customers WHERE \"idCustomer\" = 'c'")
+    loaded.capture().drain()
+
+    assert [(load.table, load.rows) for load in loads] == [("customers", 3)]
+    assert inside == [{"customers": 2}]
+    assert len(loaded.loads("customers")) == 2
+    assert len(loaded.loads("transactions")) == 1
+    assert loaded.fold("customers") == loaded.source("customers")
+
+
+def test_resync_of_one_table_without_a_stream_says_that_all_must_be_loaded(loaded: Place) -> None:
+    setup.drop_slot(loaded.owner, loaded.name)
+
+    with pytest.raises(SlotLostError, match="upsell capture --resync all"):
+        loaded.capture().resync(["customers"])
+
+    assert len(loaded.loads("customers")) == 1
+
+
+def test_two_loads_beside_the_stream_do_not_run_at_once(loaded: Place) -> None:
+    def second(table: str, rows: int) -> None:
+        with pytest.raises(RetryableError, match="another load beside the stream is under way"):
+            loaded.capture().resync(["customers"])
+
+    assert len(loaded.capture().resync(["customers"], second)) == 1
+
+
+def test_drop_leaves_no_slot_behind_and_the_lake_says_so(loaded: Place) -> None:
+    loaded.capture().drop()
+
+    assert setup.find_slot(loaded.owner, loaded.name) is None
+    with pytest.raises(SlotLostError, match="slot is gone"):
+        loaded.capture().drain()
+
+
+def test_a_position_is_reached_exactly_while_others_write(loaded: Place) -> None:
+    loaded.owner.execute("INSERT INTO customers VALUES ('c', 3, 1)")
+
+    with loaded.capture().reached(["customers"]) as taken:
+        loaded.owner.execute("INSERT INTO customers VALUES ('later', 3, 1)")
+        rows = taken.connection.execute("SELECT count(*) FROM customers").fetchone()
+        with pytest.raises(RetryableError, match="another capture"):
+            loaded.capture().drain()
+        folded = loaded.fold("customers")
+
+    assert rows == (len(folded),) == (3,)
+    assert loaded.capture().drain().changes == {"customers": 1}
 
 
 def test_slot_that_somebody_else_moved_is_refused(loaded: Place) -> None:
