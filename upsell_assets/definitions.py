@@ -9,6 +9,7 @@ import dagster as dg
 
 from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
+from upsell_assets.checks import source_checks, verify_schedule
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -41,6 +42,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     models = model_assets(lakehouse) if set(FEATURE_TABLES) <= set(names) else []
     consumers = [*names, SCORES] if models else names
     sensors = [capture_sensor(lakehouse), landing_sensor(lakehouse), *([new_day_sensor(lakehouse)] if daily else [])]
+    compared = source_checks(lakehouse)
     automation = dg.AutomationConditionSensorDefinition(
         "automation",
         target=dg.AssetSelection.all(),
@@ -57,8 +59,9 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             *daily,
             *models,
         ],
-        asset_checks=lag_checks(lakehouse),
+        asset_checks=[*lag_checks(lakehouse), *compared],
         jobs=[capture_job(lakehouse)],
+        schedules=[verify_schedule(lakehouse, compared)] if compared else [],
         sensors=[*sensors, automation],
         resources={"delta_io_manager": DeltaIOManager(lakehouse)},
         executor=dg.in_process_executor,

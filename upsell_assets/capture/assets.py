@@ -1,4 +1,4 @@
-"""Capture in Dagster: a job that drains the slot, the sensor that starts it when the slot lags, and checks of the lag."""
+"""Capture in Dagster: the job that drains the slot, the sensor that starts it, and checks of how far it lags."""
 
 import hashlib
 import json

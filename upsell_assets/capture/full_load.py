@@ -41,6 +41,11 @@ class Snapshot:
     time: int
     connection: Connection
 
+    @property
+    def position(self) -> str:
+        """The position of a load taken from it."""
+        return change_seq(self.consistent_point, 0)
+
 
 @contextmanager
 def snapshot(
@@ -94,7 +99,7 @@ def load_table(
         PermanentError: the table lacks a column of the key.
     """
     delete_unfinished_loads(store, contract)
-    layout = Layout(contract, _columns(taken.connection, contract, schema))
+    layout = Layout(contract, source_columns(taken.connection, contract, schema))
     return write_load(
         store,
         contract,
@@ -106,8 +111,12 @@ def load_table(
     )
 
 
-def _columns(connection: Connection, contract: Contract, schema: str) -> list[Column]:
-    """The columns that the stream sends too, in the same order (generated ones are not sent)."""
+def source_columns(connection: Connection, contract: Contract, schema: str) -> list[Column]:
+    """The columns that the stream sends too, in the same order (generated ones are not sent).
+
+    Raises:
+        PermanentError: there are none.
+    """
     rows = connection.execute(
         "SELECT attname, atttypid::bigint, atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 "
         "AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
@@ -123,7 +132,7 @@ def _batches(taken: Snapshot, layout: Layout, schema: str, progress: Progress | 
     names = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.columns)
     table = source_identifier(layout.contract, schema)
     query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv)").format(names, table)
-    position = change_seq(taken.consistent_point, 0)
+    position = taken.position
     done = 0
     for chunk in _chunks(taken.connection, query):
         texts = _parse(chunk, len(layout.columns))

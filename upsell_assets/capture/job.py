@@ -7,8 +7,8 @@ how anything is read or written (`full_load`, `stream`), or what starts a drain 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from threading import Event
 
@@ -138,20 +138,21 @@ class Capture:
         )
 
     @contextmanager
-    def reached(self, tables: Collection[str]) -> Iterator[Snapshot]:
-        """The database as of one position, and raw up to exactly there; no drain begins as long as the context lasts.
+    def reached(self, tables: Collection[str]) -> Iterator[tuple[Snapshot, Callable[[], None]]]:
+        """The database as of one position, and raw up to exactly there, until the function that comes with it is called.
+
+        Until then no drain begins. The snapshot lasts as long as the context.
 
         Raises:
             SlotLostError, PermanentError, RetryableError: as `drain`.
         """
         wanted = {table: self._contracts[table] for table in tables}
         slot = f"{self._name}_verify"
-        with (
-            self._alone() as connection,
-            snapshot(self._dsn, wanted, slot=slot, temporary=True, schema=self._schema) as taken,
-        ):
+        with ExitStack() as alone, ExitStack() as stack:
+            connection = alone.enter_context(self._alone())
+            taken = stack.enter_context(snapshot(self._dsn, wanted, slot=slot, temporary=True, schema=self._schema))
             self._drain(connection, upto=taken.consistent_point)
-            yield taken
+            yield taken, alone.close
 
     def drop(self) -> None:
         """Leave no slot behind; the publication is its owner's to drop (`setup.drop_publication`).

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upsell_assets.cli.common import contracts_of, lakehouse_of_settings, progress
+from upsell_assets.cli.common import AsJson, Tables, contracts_of, lakehouse_of_settings, print_json, progress
 from upsell_assets.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -153,3 +153,29 @@ def _drop(found: Capture, running: Running) -> None:
     with connect(_owner_dsn(running)) as owner:
         setup.drop_publication(owner, running.settings.capture_name)
     typer.echo(f"dropped publication {running.settings.capture_name}")
+
+
+@app.command()
+def verify(tables: Tables = None, as_json: AsJson = False) -> None:
+    """Is bronze what the database holds, at one position of its log; exit code 1 and the keys where it is not.
+
+    Example: upsell verify customers
+    """
+    from dataclasses import asdict
+
+    from upsell_assets.verify import verify as compare
+
+    with lakehouse_of_settings() as (lakehouse, _):
+        found = []
+        for done in compare(lakehouse, contracts_of(lakehouse, "verify", tables), progress):
+            found.append(done)
+            if as_json:
+                continue
+            said = "equal" if done.equal else f"NOT equal, the database has {done.source_rows:,}"
+            typer.echo(f"{done.table}: {done.bronze_rows:,} rows, {said} (position {done.position})")
+            for kind, key in done.differing:
+                typer.echo(f"{done.table}: {kind}: {', '.join(map(str, key))}")
+    if as_json:
+        print_json([asdict(done) | {"equal": done.equal} for done in found])
+    if not all(done.equal for done in found):
+        raise typer.Exit(1)
