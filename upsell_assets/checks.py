@@ -3,8 +3,6 @@
 Checks of what a run itself has made belong to that run's asset; what is compared here is done by `verify`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import dagster as dg
 import pytest
 from capture_place import TABLES, Place
 from pydantic import SecretStr
 
+from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.bronze.tables import table_name
+from upsell_assets.checks import source_checks, verify_schedule
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -170,3 +173,18 @@ def test_without_a_database_there_is_nothing_to_compare_with(open_lakehouse: Cal
 
     with pytest.raises(PermanentError, match="UPSELL_SOURCE_DSN"):
         list(verify(lake, lake.contracts.values()))
+
+
+def test_the_check_of_a_table_says_which_keys_differ(filled: Place) -> None:
+    lake = lakehouse(filled)
+    verified(filled)
+    lake.lake.open(table_name(filled.contracts["customers"])).delete("\"idCustomer\" = 'c3'")
+    [checks] = source_checks(lake)
+    job = dg.Definitions(assets=bronze_assets(lake), asset_checks=[checks], schedules=[verify_schedule(lake, [checks])])
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = job.resolve_job_def("verify").execute_in_process(instance=instance)
+
+    found = {check.asset_key.path[-1]: check for check in done.get_asset_check_evaluations()}
+    assert {table: check.passed for table, check in found.items()} == dict.fromkeys(TABLES, True) | {"customers": False}
+    assert "| missing in bronze | c3 |" in str(found["customers"].metadata["differing"].value)
