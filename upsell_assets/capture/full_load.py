@@ -61,7 +61,8 @@ def snapshot(
         schema: where the source tables are by default.
     """
     options = sql.SQL("TEMPORARY " if temporary else "")
-    create = sql.SQL("CREATE_REPLICATION_SLOT {} {}LOGICAL pgoutput (SNAPSHOT 'export')")
+    # As PostgreSQL 14 spells it; later ones take that too.
+    create = sql.SQL("CREATE_REPLICATION_SLOT {} {}LOGICAL pgoutput EXPORT_SNAPSHOT")
     with (
         database_errors(f"taking the snapshot of slot {slot}"),
         connect(dsn) as reader,

@@ -126,7 +126,8 @@ def _published(connection: Connection, name: str) -> set[tuple[str, str]]:
     rows = connection.execute(
         "SELECT n.nspname, c.relname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid "
         "JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE p.pubname = %s AND r.prqual IS NULL AND r.prattrs IS NULL",
+        # Through JSON: PostgreSQL 14 has neither filters nor columns for them.
+        "WHERE p.pubname = %s AND to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL",
         [name],
     )
     return {(row[0], row[1]) for row in rows}
