@@ -110,6 +110,9 @@ class Capture:
     def drain(self, progress: Progress | None = None) -> Drained:
         """Bring everything into the lake that is committed by now, and stop.
 
+        Changes of tables without a contract are not kept, so that such a table counts as not loaded afterwards:
+        whoever has its contract (again) takes a full load of it.
+
         Raises:
             SlotLostError: a new full load is needed, and is not to be taken by itself.
             PermanentError: there is no full load yet, or the database is at an earlier state than the lake.
@@ -132,7 +135,7 @@ class Capture:
             self._contracts,
             key=self._key,
             schema=self._schema,
-            state=self._handed_over(connection),
+            state=self._carried(self._handed_over(connection)),
             upto=upto,
             progress=progress,
         )
@@ -239,6 +242,17 @@ class Capture:
         if state is None or not state.handover:
             raise PermanentError(f"capture {self._name}: there is no full load yet. Take it before the first drain.")
         return state
+
+    def _carried(self, state: State) -> State:
+        """The state without the tables whose changes pass by, for want of a contract."""
+        passed = [table for table in state.tables if table not in self._contracts]
+        if passed:
+            _log.warning(
+                "capture %s: no contract of %s: their changes pass by, and a full load is due once there is one.",
+                self._name,
+                ", ".join(passed),
+            )
+        return replace(state, tables=tuple(table for table in state.tables if table in self._contracts))
 
     def _preflight(self, connection: Connection) -> None:
         for warning in preflight(connection, self._contracts, name=self._name, schema=self._schema):

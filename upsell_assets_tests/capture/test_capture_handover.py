@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import random
 import re
 import threading
@@ -201,6 +202,30 @@ def test_table_of_a_new_contract_is_loaded_beside_the_running_stream(place: Plac
     place.owner.execute('UPDATE customers SET "PointsCustomer" = 200 WHERE "idCustomer" = \'c2\'')
     loads = place.capture().ensure_full_load()
     place.owner.execute("DELETE FROM customers WHERE \"idCustomer\" = 'c3'")
+    place.capture().drain()
+
+    assert [load.table for load in loads] == ["customers"]
+    assert place.capture().ensure_full_load() == []
+    for table in TABLES:
+        assert place.fold(table) == place.source(table)
+
+
+def test_changes_that_passed_by_for_want_of_a_contract_are_made_good_by_a_load(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A contract that is taken away and comes back, or a process that goes on with the contracts of before."""
+    everything = place.contracts
+    _fill(place.owner, 3)
+    place.capture().ensure_full_load()
+    place.contracts = {table: c for table, c in everything.items() if table != "customers"}
+    place.owner.execute("DELETE FROM customers WHERE \"idCustomer\" = 'c3'")
+    with caplog.at_level(logging.WARNING):
+        place.capture().drain()
+    assert "no contract of customers: their changes pass by" in caplog.text
+
+    place.contracts = everything
+    loads = place.capture().ensure_full_load()
+    place.owner.execute('UPDATE customers SET "PointsCustomer" = 5 WHERE "idCustomer" = \'c4\'')
     place.capture().drain()
 
     assert [load.table for load in loads] == ["customers"]
