@@ -150,7 +150,10 @@ def preflight(connection: Connection, contracts: Mapping[str, Contract], *, name
     with database_errors("looking at what capture needs"):
         faults = find_faults(connection, contracts, name=name, schema=schema)
         if faults:
-            raise PermanentError(f"capture {name}: the source database is not ready: {'; '.join(faults)}.")
+            raise PermanentError(
+                f"capture {name}: the source database is not ready: {'; '.join(faults)}. As owner of the tables: upsell "
+                "capture --setup."
+            )
         return find_dangers(connection)
 
 

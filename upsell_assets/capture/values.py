@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from upsell_assets.capture.pgoutput import Column
 from upsell_assets.contracts import Contract, arrow_type
+from upsell_assets.contracts.propose import undeclarable
 from upsell_assets.errors import PermanentError
 
 SESSION = (
@@ -115,7 +116,7 @@ def _fields(contract: Contract, columns: Sequence[Column]) -> tuple[Field, ...]:
         name = declared.get(column.name.lower(), column.name)
         # Of columns that differ only in case one can be kept: the one spelled as declared, else the first.
         another_is_meant = name != column.name and name in exact
-        if another_is_meant or name.lower() in taken or name.lower() in reserved or name.startswith("_"):
+        if another_is_meant or name.lower() in {*taken, *reserved} or undeclarable(name):
             left_out.append(column.name)
             continue
         declared_type = contract.columns.get(name)
@@ -123,7 +124,7 @@ def _fields(contract: Contract, columns: Sequence[Column]) -> tuple[Field, ...]:
         fields.append(Field(name, kept_as, index, column))
         taken.add(name.lower())
     if left_out:
-        _log.warning("%s: source columns %s are left out: the lake keeps these names.", contract.name, left_out)
+        _log.warning("%s: source columns %s are left out: the lake cannot have these names.", contract.name, left_out)
     return tuple(fields)
 
 
@@ -138,6 +139,11 @@ def source_type(column: Column) -> str:
 def _precision_and_scale(column: Column) -> tuple[int, int]:
     packed = column.type_modifier - 4
     return packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024  # the scale has 11 bits and a sign
+
+
+def is_exact(declared: str, column: Column) -> bool:
+    """Whether capture writes the column with its declared type: every value of the source type fits in it."""
+    return bool(_declared_type(declared, column) == arrow_type(declared))
 
 
 _WIDENINGS = {("tinyint", "smallint", "int", "bigint"), ("float", "double")}

@@ -19,6 +19,9 @@ from upsell_assets.errors import ContractError
 
 SHIPPED = Path(__file__).parent / "upsell"
 
+RESERVED = frozenset({"op", "modified_date", "change_seq"})
+"""Names (in lower case) that no declared column may have, beside all that begin with `_`."""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
 Column = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
@@ -124,7 +127,7 @@ class Contract(_Model):
         lowered = [column.lower() for column in self.columns]
         if len(set(lowered)) != len(lowered):
             raise ValueError("columns differ only in case")
-        if reserved := [c for c in lowered if c.startswith("_") or c in {"op", "modified_date", "change_seq"}]:
+        if reserved := [c for c in lowered if c.startswith("_") or c in RESERVED]:
             raise ValueError(f"columns {reserved} are names that the lake keeps for itself")
         if len(set(self.key)) != len(self.key):
             raise ValueError("key names a column twice")
