@@ -87,7 +87,7 @@ def ingest(
         say(f"{contract.name}: {len(opened.waiting)} files wait for their manifest (first: {opened.waiting[0]})")
     placed: list[Placed] = [*opened.parts, *((file, None) for file in changes)]
     fresh = [(file, position) for file, position in placed if _is_new(file, position, known)]
-    for batch in _batches(store, contract, fresh, _undeclared_types(lake, contract) if fresh else {}):
+    for batch in _batches(store, contract, fresh, undeclared_columns(lake, contract) if fresh else {}):
         if batch.changes:
             _take_in(lake, contract, pa.concat_tables(batch.changes, promote_options="default"), done, say)
         ledger.write(batch.records)
@@ -183,7 +183,7 @@ def _batches(
         yield batch
 
 
-def _undeclared_types(lake: Lake, contract: Contract) -> dict[str, pa.Field]:
+def undeclared_columns(lake: Lake, contract: Contract) -> dict[str, pa.Field]:
     """The columns of the live table that the contract does not declare, by lower-case name."""
     try:
         schema = pa.schema(lake.open(table_name(contract)).schema().to_arrow())
