@@ -143,7 +143,8 @@ def create_roles(
 ) -> None:
     """Create, or bring back to exactly these rights, the role that reads changes and the role of the application.
 
-    The capture role may log in, replicate and read the three tables; the publication is its owner's to make. The
+    The capture role may log in, replicate and read the three tables; the publication is its owner's to make, and so
+    are rights on other tables, which stay: every command that starts calls this beside a running lake. The
     application's role may log in, and read and write rows of the three tables. Passwords are sent as SCRAM
     verifiers, so that no server log can hold them.
 
@@ -180,7 +181,7 @@ def _grant(connection: Connection, schema: str, role: str, rights: LiteralString
     names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
     tables = sql.SQL(", ").join(sql.Identifier(schema, table) for table in TABLES)
     for statement in (
-        sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}").format(**names),
+        sql.SQL("REVOKE ALL ON {tables} FROM {role}").format(tables=tables, **names),
         sql.SQL("REVOKE ALL ON SCHEMA {schema} FROM {role}").format(**names),
         sql.SQL("GRANT USAGE ON SCHEMA {schema} TO {role}").format(**names),
         sql.SQL("GRANT {rights} ON {tables} TO {role}").format(rights=sql.SQL(rights), tables=tables, **names),

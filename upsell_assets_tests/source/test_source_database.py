@@ -148,6 +148,17 @@ def test_rights_beyond_the_role_are_taken_back(connection: Connection, dsn: Call
         capture.execute("DELETE FROM customers")
 
 
+def test_rights_on_tables_that_somebody_added_stay(connection: Connection, dsn: Callable[..., str]) -> None:
+    """Each command that joins the embedded database makes its roles again, also while another captures."""
+    create_roles(connection, **ROLES)
+    connection.execute("CREATE TABLE public.coupons (); GRANT SELECT ON public.coupons TO capture")
+
+    create_roles(connection, **ROLES)
+
+    with connect(dsn(user="capture", password="it's secret")) as capture:
+        assert capture.execute("SELECT FROM public.coupons").fetchall() == []
+
+
 def test_a_role_is_never_the_user_who_creates_it(connection: Connection) -> None:
     with pytest.raises(PermanentError, match="must differ from each other and from the user that creates them, upsell"):
         create_roles(connection, **ROLES | {"app_role": "upsell"})
