@@ -17,8 +17,7 @@ from upsell_assets.bronze.tables import table_name
 from upsell_assets.capture.catalog import SourceColumn, SourceTable, find_table
 from upsell_assets.capture.setup import source_name
 from upsell_assets.capture.values import is_exact, source_type
-from upsell_assets.contracts import Contract
-from upsell_assets.contracts.propose import undeclarable
+from upsell_assets.contracts import Contract, undeclarable
 from upsell_assets.contracts.types import fits, type_name
 from upsell_assets.errors import FileRejectedError
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -65,16 +64,20 @@ def of_database(connection: Connection, contract: Contract, default_schema: str)
         )
         return
     columns = {column.name.lower(): column for column in table.columns}
-    for declared in contract.columns:
-        if declared.lower() not in columns:
-            yield _gone(contract, where, declared)
+    declared = _declared(contract)
+    for column_name in contract.columns:
+        if column_name.lower() not in columns:
+            yield _gone(contract, where, column_name)
     for lowered, column in columns.items():
-        declared_as = {n.lower(): kind for n, kind in contract.columns.items()}.get(lowered)
-        if declared_as is None and not undeclarable(column.name):
+        if lowered not in declared and not undeclarable(column.name):
             yield _new(contract, where, column.name, source_type(column.column))
-        elif declared_as is not None and not _holds(declared_as, column):
-            yield _retyped(contract, where, column.name, _spelled(column), declared_as)
+        elif lowered in declared and not _holds(declared[lowered], column):
+            yield _retyped(contract, where, column.name, _spelled(column), declared[lowered])
     yield from _key_drift(contract, table)
+
+
+def _declared(contract: Contract) -> dict[str, str]:
+    return {name.lower(): kind for name, kind in contract.columns.items()}
 
 
 def _holds(declared: str, column: SourceColumn) -> bool:
@@ -152,8 +155,7 @@ def _missing(contract: Contract, file: Sampled, *, is_load: bool) -> Iterator[Dr
 
 
 def _differing(contract: Contract, file: Sampled) -> Iterator[Drift]:
-    declared = {name.lower(): kind for name, kind in contract.columns.items()}
-    declared["change_seq"] = contract.change_seq_type
+    declared = _declared(contract) | {"change_seq": contract.change_seq_type}
     for lowered, field in file.columns.items():
         kind = type_name(field.type)
         if lowered in declared:

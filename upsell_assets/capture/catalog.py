@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from upsell_assets.capture.pgoutput import Column
 from upsell_assets.capture.values import source_type
-from upsell_assets.contracts.propose import Proposal, ProposedColumn, lake_name, undeclarable
+from upsell_assets.contracts import undeclarable
+from upsell_assets.contracts.propose import Proposal, ProposedColumn, lake_name
 from upsell_assets.errors import PermanentError
 from upsell_assets.source.database import Connection, database_errors
 
@@ -62,12 +63,13 @@ class SourceTable:
 
 def table_names(connection: Connection, schema: str) -> list[str]:
     """The tables of a schema that can be captured (partitions are captured as their whole), by name."""
-    rows = connection.execute(
-        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s "
-        "AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p' ORDER BY c.relname",
-        [schema],
-    )
-    return [row[0] for row in rows]
+    with database_errors(f"reading the catalog of {schema}"):
+        rows = connection.execute(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s "
+            "AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p' ORDER BY c.relname",
+            [schema],
+        )
+        return [row[0] for row in rows]
 
 
 def find_table(connection: Connection, schema: str, name: str) -> SourceTable | None:

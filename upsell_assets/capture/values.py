@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from upsell_assets.capture.pgoutput import Column
-from upsell_assets.contracts import Contract, arrow_type
-from upsell_assets.contracts.propose import undeclarable
+from upsell_assets.contracts import Contract, arrow_type, undeclarable
 from upsell_assets.errors import PermanentError
 
 SESSION = (

@@ -7,6 +7,7 @@ so that another database needs no code.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -52,6 +53,15 @@ def arrow_type(name: str) -> pa.DataType:
             raise ValueError(f"{name} has more digits after the point than in all")
         return pa.decimal128(precision, scale)
     return _ARROW[name]
+
+
+def undeclarable(name: str) -> str | None:
+    """Why no contract can declare a column of this name; None: one can."""
+    if name.startswith("_") or name.lower() in RESERVED:
+        return "the lake keeps this name for itself"
+    if not re.fullmatch(r"\w+", name):
+        return "its name has more than letters, digits and '_'"
+    return None
 
 
 def _with_arrow_type(name: str) -> str:

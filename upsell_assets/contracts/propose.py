@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from upsell_assets.contracts import RESERVED, Contract, load_contracts
+from upsell_assets.contracts import Contract, load_contracts
 from upsell_assets.errors import PermanentError
 
 DRAFT = ".yaml.draft"
@@ -79,7 +79,8 @@ class Proposal:
     @property
     def questions(self) -> int:
         """How many lines ask something."""
-        return sum("# ?" in line for line in _lines(self)) - 1  # the first line says what the sign means
+        _, *lines = _lines(self)  # the first says what the sign means
+        return sum("# ?" in line for line in lines)
 
     def with_key(self, key: Sequence[str]) -> Proposal:
         """The same with a key that a person chose; names are compared without case.
@@ -94,15 +95,6 @@ class Proposal:
                 f"{', '.join(names.values())}."
             )
         return replace(self, key=tuple(names[name.lower()] for name in key), key_notes=())
-
-
-def undeclarable(name: str) -> str | None:
-    """Why no contract can declare a column of this name; None: one can."""
-    if name.startswith("_") or name.lower() in RESERVED:
-        return "the lake keeps this name for itself"
-    if not re.fullmatch(r"\w+", name):
-        return "its name has more than letters, digits and '_'"
-    return None
 
 
 def lake_name(name: str) -> str:
@@ -162,7 +154,13 @@ def _scalar(value: str) -> str:
 
 @dataclass(frozen=True)
 class Added:
-    """What became of a proposal; `written` is what was written, None: nothing."""
+    """What became of a proposal.
+
+    Attributes:
+        written: the file; None: nothing was written.
+        said: one line for a person.
+        draft: whether the table still has no contract that can be read.
+    """
 
     written: Path | None
     said: str
@@ -198,7 +196,7 @@ def _add(folder: Path, proposal: Proposal, known: Collection[str], *, force: boo
     whole, draft = folder / f"{proposal.table}.yaml", folder / f"{proposal.table}{DRAFT}"
     there = [path for path in (whole, draft) if path.exists()]
     if there and not force:
-        return Added(None, f"left alone {there[0]}: it exists; --force writes it anew")
+        return Added(None, f"left alone {there[0]}: it exists; --force writes it anew", draft=not whole.exists())
     if proposal.table in known and not whole.exists():
         return Added(None, f"left alone {proposal.table}: another file in {folder} declares it")
     path = whole if proposal.key else draft

@@ -15,8 +15,8 @@ from itertools import combinations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from upsell_assets.contracts import Operations, arrow_type
-from upsell_assets.contracts.propose import Proposal, ProposedColumn, lake_name, undeclarable
+from upsell_assets.contracts import Operations, arrow_type, undeclarable
+from upsell_assets.contracts.propose import Proposal, ProposedColumn, lake_name
 from upsell_assets.contracts.types import type_name, unify
 from upsell_assets.errors import FileRejectedError, PermanentError
 from upsell_assets.lake.store import ObjectStore
