@@ -160,7 +160,7 @@ def _with_calendar(running: Running) -> Running:
     mark = settings.home / "calendar.json"
     if not mark.exists():
         days = None
-        if settings.source_dsn is not None:
+        if settings.source_dsn is not None and _is_points_system(running):
             with connect(settings.source_dsn.get_secret_value()) as connection:
                 days = event_days(connection, settings.source_schema)
         first = settings.first_day or (days[0] if days else None)
@@ -172,6 +172,11 @@ def _with_calendar(running: Running) -> Running:
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     chosen = {name: day for name, day in known.items() if values[name] is None}
     return Running(Settings(**{**values, **chosen}), running.owner_dsn, running.app_dsn, running.embedded_store)
+
+
+def _is_points_system(running: Running) -> bool:
+    """Whether the contracts have the transactions whose days begin the calendars; another database has none."""
+    return "upsell.transactions" in {contract.name for contract in Lakehouse(running.settings).contracts.values()}
 
 
 def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say) -> str:

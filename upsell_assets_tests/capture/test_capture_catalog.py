@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from capture_place import Place
 from typer.testing import CliRunner, Result
 
+from upsell_assets import up
 from upsell_assets.bronze.ingest import ingest
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.capture.catalog import propose_tables
@@ -18,6 +22,8 @@ from upsell_assets.contracts import load_contracts
 from upsell_assets.contracts.propose import Proposal, add
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.tables import Lake
+from upsell_assets.services.embedded import Running
+from upsell_assets.settings import Settings
 from upsell_assets.source.database import connect
 
 pytestmark = pytest.mark.services
@@ -100,6 +106,7 @@ def test_a_table_without_a_key_is_a_draft_and_exit_code_1(place: Place, upsell: 
     assert "t.yaml.draft: no key found, 2 columns" in done.stdout
     assert list(load_contracts(tmp_path / "contracts")) == ["customers"]
 
+    assert upsell("contract", "init", "--from-database", "t").exit_code == 1
     done = upsell("contract", "init", "--from-database", "t", "--key", "b", "--force")
     assert (done.exit_code, "t.yaml: key b" in done.stdout) == (0, True)
     assert load_contracts(tmp_path / "contracts")["t"].key == ("b",)
@@ -217,6 +224,27 @@ def test_without_a_folder_the_command_says_how_to_give_one(monkeypatch: pytest.M
     assert "Give --into FOLDER, or set UPSELL_CONTRACTS" in str(refused.exception)
     assert upsell("contract", "init").exit_code == 2
     assert upsell("contract", "init", "--from-files", "raw/x", "--schema", "y").exit_code == 2
+
+
+def test_a_contract_is_written_from_files_too_with_the_key_that_a_person_knows(
+    place: Place, upsell: Upsell, tmp_path: Path
+) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"OP": ["I", "I"], "a": [1, 2], "b": [3, 4], "change_seq": [1, 2]}), sink)
+    place.store.write(f"{place.prefix}/cdc/visits/f.parquet", sink.getvalue())
+
+    done = upsell("contract", "init", "--from-files", place.prefix, "--key", "b")
+
+    assert (done.exit_code, "visits.yaml: key b, 2 columns, 0 questions" in done.stdout) == (0, True)
+    assert load_contracts(tmp_path / "contracts")["visits"].order == ("change_seq",)
+
+
+def test_a_lake_of_another_database_comes_up_without_the_points_system_s_tables(place: Place, tmp_path: Path) -> None:
+    place.owner.execute("DROP TABLE transactions; CREATE TABLE coupons (code text PRIMARY KEY)")
+    add(tmp_path / "contracts", propose(place, "coupons"))
+    settings = Settings(home=tmp_path, source_dsn=place.dsn, s3_bucket="any", contracts=tmp_path / "contracts")
+
+    assert up._with_calendar(Running(settings)).settings.first_day is None
 
 
 ORDERS = """
