@@ -198,7 +198,7 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
     supervisor.start(
         "code",
         [
-            bin_folder / "dagster", "api", "grpc", "-m", "upsell_assets.definitions", "--host", "127.0.0.1",
+            bin_folder / "dagster", "code-server", "start", "-m", "upsell_assets.definitions", "--host", "127.0.0.1",
             "--port", str(grpc), "--location-name", "upsell", "--inject-env-vars-from-instance",
         ],
         env=environment,
