@@ -35,7 +35,7 @@ class Ingested:
 
     `loads` are the full loads that ended, `waiting` the keys of files of loads that no manifest names yet,
     `decisions` what was made of columns that are not as the contract has them, with the number of files,
-    `moved`, `doubled` and `late` what speaks against the contract (see `Merged`).
+    `moved`, `doubled`, `tied` and `late` what speaks against the contract (see `Merged`).
     """
 
     files: int = 0
@@ -49,6 +49,7 @@ class Ingested:
     decisions: Counter[str] = field(default_factory=Counter)
     moved: list[tuple[object, ...]] = field(default_factory=list)
     doubled: list[tuple[object, ...]] = field(default_factory=list)
+    tied: int = 0
     late: int = 0
     version: int | None = None
 
@@ -155,6 +156,7 @@ def _count(merged: Merged, done: Ingested) -> None:
     done.tombstones += merged.tombstones
     done.moved += merged.moved
     done.doubled += merged.doubled
+    done.tied += merged.tied
     done.late += merged.late
     done.version = merged.version
 

@@ -82,6 +82,12 @@ def complaints(contract: Contract, done: Ingested) -> list[str]:
             f"({', '.join(contract.key)}) is called the key, and two rows have {_shown(contract, done.doubled)}; one of them "
             f"is lost. Correct key in the contract, then run: upsell repair {contract.table} --from-raw"
         )
+    if done.tied:
+        found.append(
+            f"{done.tied} times a key has several changes with one modified_date and no change_seq. The name of the file "
+            "and the number of the row decided which is the newest, and need not be right. Have the producer ship a finer "
+            "order (of DMS: upsell dms check)"
+        )
     if done.late:
         found.append(
             f"{done.late} changes are older than the tombstones that would judge them. They are set aside in "

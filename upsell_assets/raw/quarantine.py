@@ -15,7 +15,7 @@ import pyarrow as pa
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import FileRejectedError, PermanentError
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.raw.files import read_parquet
+from upsell_assets.raw.files import read_rows
 from upsell_assets.raw.landing import LandedFile, landed_at
 from upsell_assets.raw.ledger import Ledger, Record
 from upsell_assets.raw.loads import MANIFEST, manifests
@@ -32,7 +32,7 @@ class Inspection:
         contract: its table's.
         records: every record of every version, oldest first.
         present: what lies at the key now; None: nothing.
-        content: its rows, where it is readable as parquet.
+        content: its rows as its producer wrote them, where it is readable.
         unreadable: why it is not.
     """
 
@@ -126,7 +126,7 @@ def inspect(lakehouse: Lakehouse, name: str) -> Inspection:
     present, content, unreadable = _lying_at(lakehouse, contract, records[-1].file.key), None, None
     if present and not present.key.endswith(f"/{MANIFEST}"):
         try:
-            content = read_parquet(lakehouse.store.read(present.key, etag=present.etag))
+            content = read_rows(lakehouse.store.read(present.key, etag=present.etag), present, contract)
         except FileRejectedError as error:
             unreadable = str(error)
         except FileNotFoundError:
