@@ -32,27 +32,25 @@ def plain(found: pa.Table, files: DmsFiles, *, full_load: bool) -> tuple[pa.Tabl
     """The same rows in the plain shape, and what was decided.
 
     The timestamp of a change is that of its commit. That of a row of a full load is when it was transferred, later
-    than it was read: taken for its place in the order, it would hide the changes in between. It is left out.
+    than it was read: taken for its place in the order, it would hide the changes in between. It is left out; the
+    load has a position of its own.
 
     Raises:
         FileRejectedError: a file of changes has no timestamp column.
     """
-    by_lower_name = {name.lower(): name for name in found.column_names}
-    timestamp = by_lower_name.get(files.timestamp.lower())
+    added = {files.timestamp.lower(): "modified_date"}
+    if files.change_seq:
+        added[files.change_seq.lower()] = "change_seq"
+    there = {name: added[name.lower()] for name in found.column_names if name.lower() in added}
     if full_load:
-        if timestamp is None:
-            return found, []
-        return found.drop_columns([timestamp]), [f"{timestamp}: when the row was transferred, left out"]
-    if timestamp is None:
+        return found.drop_columns([*there]), [f"{name}: added by DMS, left out of the full load" for name in there]
+    if "modified_date" not in there.values():
         raise FileRejectedError(
             f"timestamp column {files.timestamp!r} is missing; found {', '.join(found.column_names)}. Set "
             f"TimestampColumnName={files.timestamp} on the DMS endpoint, or files.timestamp in the contract"
         )
-    renamed = {timestamp: "modified_date"}
-    if files.change_seq and (sequence := by_lower_name.get(files.change_seq.lower())):
-        renamed[sequence] = "change_seq"
-    rows = found.rename_columns([renamed.get(name, name) for name in found.column_names])
-    return rows, [f"{name} read as {as_name}" for name, as_name in renamed.items()]
+    rows = found.rename_columns([there.get(name, name) for name in found.column_names])
+    return rows, [f"{name} read as {plain_name}" for name, plain_name in there.items()]
 
 
 def _columns(files: DmsFiles, contract: Contract, *, full_load: bool) -> list[str]:
