@@ -52,7 +52,7 @@ def read_csv(body: bytes, names: Iterable[str] | None, *, delimiter: str, null_v
     if text.count(b'"') % 2:
         raise FileRejectedError("not readable as CSV (an odd number of quotes: a quoted value does not end)")
     try:
-        header = list(names or next(csv.reader([text.partition(b"\n")[0].decode()], delimiter=delimiter), []))
+        header = list(names or first_row(text, delimiter))
         return pc_csv.read_csv(
             io.BytesIO(text),
             # One block and one thread: then a fault is told with its row.
@@ -69,6 +69,16 @@ def read_csv(body: bytes, names: Iterable[str] | None, *, delimiter: str, null_v
         raise FileRejectedError(
             f"not readable as CSV of the columns {', '.join(names or ['of its header'])} ({str(error).splitlines()[0]})"
         ) from error
+
+
+def first_row(body: bytes, delimiter: str) -> list[str]:
+    """The values of the first row of a CSV file.
+
+    Raises:
+        UnicodeDecodeError: it is no text.
+    """
+    text = io.TextIOWrapper(io.BytesIO(_plain(body)), encoding="utf-8", newline="")
+    return next(csv.reader(text, delimiter=delimiter), [])
 
 
 def read_json_lines(body: bytes) -> list[dict[str, object]]:

@@ -185,6 +185,18 @@ def test_a_reload_under_the_same_names_is_a_new_load(tables: Tables) -> None:
     assert table.buried() >= {3, 5, 9, 10, 77}
 
 
+def test_a_reload_at_the_position_of_the_load_before_is_told(tables: Tables) -> None:
+    table = tables.dms(of={"full_load": {"as_of": NOON, "files": 1}})
+    table.put("LOAD00000001.csv", as_dms_writes(LOADED, {}, changes=False))
+    assert complaints(table.contract, table.take_in()) == []
+
+    table.put("LOAD00000001.csv", as_dms_writes(LOADED[:2], {}, changes=False))
+
+    [complaint] = complaints(table.contract, table.take_in())
+    assert complaint.startswith(f"1 files of the full load were replaced (first: {table.folder}/LOAD00000001.csv)")
+    assert "Set it to when the new load began" in complaint
+
+
 def test_a_full_load_of_dms_waits_in_quarantine_until_the_contract_says_when_it_was(tables: Tables) -> None:
     table = tables.dms()
     table.put("LOAD00000001.csv", as_dms_writes(LOADED, {}, changes=False))
