@@ -16,14 +16,14 @@ _UNDER_WAY = [
 
 
 def open_capture(lakehouse: Lakehouse) -> Capture | None:
-    """The capture of the settings' database; None where there is no database to capture."""
+    """The capture of the settings' database; None where there is no database, or no table, to capture."""
     settings = lakehouse.settings
-    if settings.source_dsn is None:
+    if settings.source_dsn is None or not lakehouse.captured:
         return None
     return Capture(
         settings.source_dsn.get_secret_value(),
         lakehouse.store,
-        lakehouse.contracts,
+        lakehouse.captured,
         name=settings.capture_name,
         schema=settings.source_schema,
     )
@@ -36,7 +36,9 @@ def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
     def drain(context: dg.OpExecutionContext) -> None:
         capture = open_capture(lakehouse)
         if capture is None:
-            raise dg.Failure("capture: UPSELL_SOURCE_DSN is not set. Set it, or drop files into raw yourself.")
+            raise dg.Failure(
+                "capture: UPSELL_SOURCE_DSN is not set, or other producers write all tables. Set it, or drop files into raw."
+            )
         capture.ensure_full_load()
         drained = capture.drain()
         context.log.info("changes: %s, position %s", drained.changes, drained.position)

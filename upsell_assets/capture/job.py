@@ -35,7 +35,7 @@ class Capture:
     Args:
         dsn: of a role that may replicate and read the tables.
         store: the lake.
-        contracts: by table; all of one schema. Tables of which another producer writes the files are left to it.
+        contracts: by table; all of one schema.
         name: of the publication and the replication slot.
         schema: where the source tables are by default.
     """
@@ -43,7 +43,6 @@ class Capture:
     def __init__(
         self, dsn: str, store: ObjectStore, contracts: Mapping[str, Contract], *, name: str, schema: str
     ) -> None:
-        contracts = {table: contract for table, contract in contracts.items() if contract.files.layout == "own"}
         schemas = {contract.schema_name for contract in contracts.values()}
         if len(schemas) != 1:
             raise PermanentError(
@@ -52,7 +51,7 @@ class Capture:
             )
         self._dsn = dsn
         self._store = store
-        self._contracts = contracts
+        self._contracts = dict(contracts)
         self._name = name
         self._schema = schema
         self._key = state_key(next(iter(contracts.values())))

@@ -55,7 +55,7 @@ def capture(
     with lakehouse_of_settings() as (lakehouse, _):
         found = open_capture(lakehouse)
         if found is None:
-            raise PermanentError("capture: there is no database. Set UPSELL_SOURCE_DSN.")
+            raise PermanentError("capture: there is no database, or no table of it to capture. Set UPSELL_SOURCE_DSN.")
         for load in found.ensure_full_load():
             progress(f"full load of {load.table}: {load.rows:,} rows")
         if not follow:

@@ -78,6 +78,7 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     Raises:
         FileRejectedError: the file breaks the contract; the text is the reason for quarantine.
     """
+    _check_age(file, contract, position)
     found, shaped = _plain_shape(read_rows(body, file, contract), file, contract)
     columns = _by_lower_name(found)
     rows = {name: _take(found, columns, name, contract) for name in contract.columns}
@@ -109,6 +110,16 @@ def read_rows(body: bytes, file: LandedFile, contract: Contract) -> pa.Table:
     if isinstance(producer, DebeziumFiles) and file.load is None:
         return debezium.read(body, producer)
     return read_parquet(body)
+
+
+def _check_age(file: LandedFile, contract: Contract, position: Position | None) -> None:
+    """A part of DMS's load cannot be older than the load: a reload may have fewer files than the one before."""
+    began = position.modified_date if position and isinstance(contract.files, DmsFiles) else None
+    if began and file.day < began.date():
+        raise FileRejectedError(
+            f"uploaded on {file.day}, before the full load began (full_load.as_of: {began.isoformat()}): it is of a load "
+            "before. Remove it from the bucket, or correct as_of"
+        )
 
 
 def _plain_shape(found: pa.Table, file: LandedFile, contract: Contract) -> tuple[pa.Table, list[str]]:

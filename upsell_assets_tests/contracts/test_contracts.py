@@ -254,3 +254,10 @@ def test_what_a_producer_cannot_mean_is_refused(
     assert said in contract
     with pytest.raises(ContractError, match=rf"orders\.yaml: .*{fault}"):
         load_contracts(write(contract.replace(said, instead)))
+
+
+def test_our_own_capture_leaves_tables_of_other_producers_alone(write: Write) -> None:
+    write(ORDERS)
+    folder = write(DMS.replace("table: orders", "table: bills"), "bills.yaml")
+
+    assert list(Lakehouse(Settings(contracts=folder)).captured) == ["orders"]

@@ -6,6 +6,7 @@ import json
 from datetime import date
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from producers import COLUMNS, Change, enveloped, event, flattened, json_lines, parquet
 
@@ -38,6 +39,7 @@ def place(commit: int, number: int) -> str:
     return f"{commit:020d}/{number:020d}"
 
 
+FLAT = pa.schema([(n, pa.string()) for n in ("id", "name", "points", "__op", "__source_sequence", "__source_ts_ms")])
 EVENTS = [event(CREATED), event(UPDATED), event(DELETED), event(SNAPSHOT, commit=None)]
 
 
@@ -75,6 +77,11 @@ def test_a_file_of_which_no_event_has_a_row_on_one_side_is_read(
     events: list[dict[str, Any]], files: dict[str, Any]
 ) -> None:
     assert [row["id"] for row in rows(json_lines(events), contract(**files))] == [1]
+
+
+@pytest.mark.parametrize(("body", "shape"), [(enveloped([]), "envelope"), (parquet([], FLAT), "flat")])
+def test_a_file_without_events_is_accepted(body: bytes, shape: str) -> None:
+    assert rows(body, contract(shape=shape)) == []
 
 
 def test_numbers_of_json_keep_their_digits() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from datetime import date, datetime
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -118,6 +120,14 @@ def test_a_full_load_without_a_position_is_refused_with_what_to_do() -> None:
         FileRejectedError, match=r"full_load\.as_of in the contract, the moment \(UTC\) at which the DMS"
     ):
         read(body, contract(), LOAD)
+
+
+@pytest.mark.parametrize(("day", "held"), [(DAY - timedelta(1), True), (DAY, False), (DAY + timedelta(1), False)])
+def test_a_load_file_from_before_the_load_is_of_another_one(day: date, held: bool) -> None:
+    body, file = b"2024-06-13 12:34:56.000000,1,a,5,NULL\n", replace(LOAD, day=day)
+
+    with pytest.raises(FileRejectedError, match=r"of a load before\. Remove it") if held else nullcontext():
+        read(body, contract(), file, AT)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The files are generated from the documented formats of AWS DMS and Debezium (`pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -279,6 +280,22 @@ def test_a_file_with_a_value_that_was_not_sent_is_held_and_its_neighbours_go_on(
     [after] = retry(table.lakehouse.store, table.lakehouse.lake, table.contract, [found])
 
     assert (after.state, table.rows()[0]) == ("accepted", {"id": 1, "name": "long", "points": 2})
+
+
+def test_a_truncate_takes_effect_as_the_reason_of_its_quarantine_says(tables: Tables) -> None:
+    table = tables.debezium()
+    before, after = event(Change("I", 1, 1, 11, "a", 1)), event(Change("I", 2, 3, 33, "b", 2), commit=2000)
+    table.put("1", enveloped([before]))
+    table.put("2", enveloped([event(Change("T", 0, 2, 22), commit=1500), after]))
+
+    [held] = table.ingest().quarantined
+    advice = re.search(r"(raw/\S+/_manifest\.json) with (\{.*\}), take the row out", held.reason or "")
+    assert advice
+    table.lakehouse.store.write(advice[1], advice[2].encode())
+    table.put("2", enveloped([after]))
+
+    assert table.take_in().loads == ["truncate-1"]
+    assert (table.rows(), table.buried()) == ([{"id": 2, "name": "b", "points": 2}], {1})
 
 
 def test_a_file_that_is_neither_load_nor_readable_is_held_and_not_passed_over(tables: Tables) -> None:
