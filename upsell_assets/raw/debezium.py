@@ -182,6 +182,7 @@ def _value(
     name: str, before: pa.Array | None, after: pa.Array | None, deleted: pa.Array, files: DebeziumFiles
 ) -> pa.Array:
     """A column of the rows that count: before a delete, after all else; what was not sent is taken from before."""
+    before, after = (None if side is None else _decoded(side) for side in (before, after))
     kind = next(side.type for side in (after, before) if side is not None)
     old, new = (pa.nulls(len(deleted), kind) if side is None else side for side in (before, after))
     if old.type != kind:
@@ -200,6 +201,10 @@ def _value(
             "whole rows, ALTER TABLE ... REPLICA IDENTITY FULL, and have the row sent again, by an update or a snapshot"
         )
     return value
+
+
+def _decoded(values: pa.Array) -> pa.Array:
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
 def _fields(rows: pa.Array) -> dict[str, pa.Array]:

@@ -79,7 +79,7 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
         FileRejectedError: the file breaks the contract; the text is the reason for quarantine.
     """
     _check_age(file, contract, position)
-    found, shaped = _plain_shape(read_rows(body, file, contract), file, contract)
+    found, shaped = plain_shape(read_rows(body, file, contract), file, contract)
     columns = _by_lower_name(found)
     rows = {name: _take(found, columns, name, contract) for name in contract.columns}
     _check_keys(rows, contract)
@@ -122,8 +122,12 @@ def _check_age(file: LandedFile, contract: Contract, position: Position | None) 
         )
 
 
-def _plain_shape(found: pa.Table, file: LandedFile, contract: Contract) -> tuple[pa.Table, list[str]]:
-    """The rows with the names that all that follows knows, and what was decided on the way."""
+def plain_shape(found: pa.Table, file: LandedFile, contract: Contract) -> tuple[pa.Table, list[str]]:
+    """The rows with the names that all that follows knows, and what was decided on the way.
+
+    Raises:
+        FileRejectedError: they have no such shape.
+    """
     producer = contract.files
     if isinstance(producer, DmsFiles):
         return dms.plain(found, producer, full_load=file.load is not None)

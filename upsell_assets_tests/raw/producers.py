@@ -41,8 +41,12 @@ class Change:
 
 
 def parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema | None = None) -> bytes:
+    return parquet_of(pa.Table.from_pylist([dict(row) for row in rows], schema))
+
+
+def parquet_of(rows: pa.Table) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema), sink)
+    pq.write_table(rows, sink)
     return sink.getvalue()
 
 

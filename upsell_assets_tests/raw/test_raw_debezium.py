@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from producers import COLUMNS, Change, enveloped, event, flattened, json_lines, parquet
+from producers import COLUMNS, Change, enveloped, event, flattened, json_lines, parquet, parquet_of
 
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import FileRejectedError
@@ -156,6 +156,16 @@ def test_a_value_that_was_not_sent_and_is_not_known_is_rejected_with_row_column_
 
     with pytest.raises(FileRejectedError, match=r"row 1: column 'name' was not sent .*REPLICA IDENTITY FULL"):
         rows(body)
+
+
+def test_a_placeholder_is_seen_in_an_encoded_column_and_in_bytes() -> None:
+    flat = pa.Table.from_pylist(flattened([event(Change("U", 1, 1, 8, PLACEHOLDER, 6))]))
+    index, name = flat.column_names.index("name"), flat["name"]
+
+    for values, kind in ((name.dictionary_encode(), "string"), (name.cast(pa.binary()), "binary")):
+        of = contract({"columns": {**COLUMNS, "name": kind}}, shape="flat")
+        with pytest.raises(FileRejectedError, match="column 'name' was not sent"):
+            rows(parquet_of(flat.set_column(index, "name", values)), of)
 
 
 def test_flat_rows_cannot_complete_themselves() -> None:

@@ -312,7 +312,7 @@ def test_a_file_that_is_neither_load_nor_readable_is_held_and_not_passed_over(ta
 def test_changes_that_only_their_place_in_the_file_orders_are_counted(tables: Tables) -> None:
     table = tables.dms(sequence=False)
     rows = dms_rows([*BATCHES[0], Change("U", 9, 5, 55, "newer", 9)], sequence=False)
-    table.put("20240613-120000000.csv", dms_csv([*rows, rows[2], rows[2]]))
+    table.put("20240613-120000000.csv", dms_csv([*rows, rows[2], rows[2] | {"name": "as it was"}]))
 
     done = table.take_in()
 
@@ -334,6 +334,14 @@ def test_nothing_is_counted_where_a_sequence_orders(tables: Tables, how: str) ->
     done = table.take_in()
 
     assert (done.tied, complaints(table.contract, done)) == (0, [])
+
+
+def test_only_changes_without_a_sequence_are_counted_where_some_have_one(tables: Tables) -> None:
+    table = tables.dms(header=True)
+    table.put("1", dms_csv(dms_rows([Change("U", 1, 5, 51, "x", 1), Change("U", 1, 5, 52, "y", 2)]), header=True))
+    table.put("2", dms_csv(dms_rows([Change("U", 2, 5, 51, "x", 1)], sequence=False), header=True))
+
+    assert table.take_in().tied == 0
 
 
 def test_rows_of_a_full_load_are_no_ties_with_each_other_s_versions(tables: Tables) -> None:
