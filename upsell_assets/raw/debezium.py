@@ -11,7 +11,7 @@ Without a commit before it, a change stands below all others, and a row of the s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -51,12 +51,10 @@ def read(body: bytes, files: DebeziumFiles) -> pa.Table:
     """
     if files.format == "parquet":
         return read_parquet(body)
-    events = [_payload(event) for event in read_json_lines(body)]
-    names = dict.fromkeys(name for event in events for name in event)
-    if files.shape == "flat":
-        return pa.table({name: _texts(name, events) for name in names})
-    rows = {name: _structs([event.get(name) for event in events]) for name in _ROWS if name in names}
-    return pa.table(rows | {name: _texts(name, events) for name in names if name == files.operation})
+    try:
+        return _read_json(body, files)
+    except UnicodeEncodeError as error:
+        raise FileRejectedError(f"holds text that is no Unicode ({error})") from error
 
 
 def plain(found: pa.Table, files: DebeziumFiles, contract: Contract) -> tuple[pa.Table, list[str]]:
@@ -66,17 +64,10 @@ def plain(found: pa.Table, files: DebeziumFiles, contract: Contract) -> tuple[pa
         FileRejectedError: an event lacks what the order needs, was a truncate, or holds a placeholder that it cannot
             complete itself.
     """
-    columns = {name: found[name].combine_chunks() for name in found.column_names}
-    events = _unfolded(columns, contract) if files.shape == "envelope" else _flat(columns, files, contract)
-    order = _order(events, files, contract)
-    _refuse_truncates(events, order, contract)
-    deleted = pc.is_in(events.words, pa.array([word.lower() for word in contract.operations.delete]))
-    values = {
-        name: _value(name, events.before.get(name), events.after.get(name), deleted, files)
-        for name in dict.fromkeys([*events.after, *events.before])
-    }
-    names = [*values, contract.operations.column, *order]
-    return pa.table([*values.values(), events.done, *order.values()], names), list(events.left_out)
+    try:
+        return _plain(_by_name(found.schema, [column.combine_chunks() for column in found.columns]), files, contract)
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # of a name
+        raise FileRejectedError(f"no events of Debezium ({str(error).splitlines()[0]})") from error
 
 
 def change_seq(sequence: str, *, snapshot: bool) -> str:
@@ -89,9 +80,31 @@ def change_seq(sequence: str, *, snapshot: bool) -> str:
     if not isinstance(pair, list) or len(pair) != 2 or pair[1] is None:
         raise ValueError("no pair")
     last_commit, place = (int(number) if number is not None else int(not snapshot) for number in pair)
-    if min(last_commit, place) < 0:
-        raise ValueError("below zero")
+    if not 0 <= min(last_commit, place) <= max(last_commit, place) < 1 << 64:
+        raise ValueError("no places in a log")
     return f"{last_commit:020d}/{place:020d}"
+
+
+def _plain(columns: Mapping[str, pa.Array], files: DebeziumFiles, contract: Contract) -> tuple[pa.Table, list[str]]:
+    events = _unfolded(columns, contract) if files.shape == "envelope" else _flat(columns, files, contract)
+    order = _order(events, files, contract)
+    _refuse_truncates(events, order, contract)
+    deleted = pc.is_in(events.words, pa.array([word.lower() for word in contract.operations.delete]))
+    values = {
+        name: _value(name, events.before.get(name), events.after.get(name), deleted, files)
+        for name in dict.fromkeys([*events.after, *events.before])
+    }
+    names = [*values, contract.operations.column, *order]
+    return pa.table([*values.values(), events.done, *order.values()], names), list(events.left_out)
+
+
+def _read_json(body: bytes, files: DebeziumFiles) -> pa.Table:
+    events = [_payload(event) for event in read_json_lines(body)]
+    names = dict.fromkeys(name for event in events for name in event)
+    if files.shape == "flat":
+        return pa.table({name: _texts(name, events) for name in names})
+    rows = {name: _structs([event.get(name) for event in events]) for name in _ROWS if name in names}
+    return pa.table(rows | {name: _texts(name, events) for name in names if name == files.operation})
 
 
 def _unfolded(columns: Mapping[str, pa.Array], contract: Contract) -> _Events:
@@ -209,7 +222,16 @@ def _decoded(values: pa.Array) -> pa.Array:
 
 def _fields(rows: pa.Array) -> dict[str, pa.Array]:
     """The columns of a struct, null where it is null."""
-    return {rows.type.field(number).name: pc.struct_field(rows, [number]) for number in range(rows.type.num_fields)}
+    return _by_name(rows.type, [pc.struct_field(rows, [number]) for number in range(rows.type.num_fields)])
+
+
+def _by_name(fields: Iterable[pa.Field], columns: Iterable[pa.Array]) -> dict[str, pa.Array]:
+    named: dict[str, pa.Array] = {}
+    for field, column in zip(fields, columns, strict=True):
+        if field.name in named:
+            raise FileRejectedError(f"column {field.name!r} is there twice")
+        named[field.name] = column
+    return named
 
 
 def _payload(event: dict[str, object]) -> dict[str, object]:

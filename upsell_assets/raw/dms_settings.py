@@ -6,6 +6,7 @@ the rest. Not here: how files are taken in (`dms`), which needs no look at an en
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -132,7 +133,7 @@ def look(name: str, body: bytes, settings: S3Settings) -> Sample | Unsafe:
     """What a file shows, read as the settings say."""
     try:
         rows = _read(body, settings)
-    except (FileRejectedError, UnicodeDecodeError) as error:
+    except (FileRejectedError, UnicodeDecodeError, csv.Error) as error:
         return Unsafe(f"{name} is {error}", "It would be quarantined; have settings and file agree")
     texts = {column: _texts(rows[column]) for column in rows.column_names}
     said = settings.text("TimestampColumnName").lower()

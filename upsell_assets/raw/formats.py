@@ -31,7 +31,8 @@ def read_parquet(body: bytes) -> pa.Table:
     try:
         found = pq.read_table(io.BytesIO(body))
         found.validate(full=True)  # parquet says of text that it is UTF-8, and does not look
-    except (pa.ArrowException, OSError) as error:
+        str(found.schema)  # nor at names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FileRejectedError(f"not readable as parquet ({str(error).splitlines()[0]})") from error
     return found
 
@@ -65,7 +66,7 @@ def read_csv(body: bytes, names: Iterable[str] | None, *, delimiter: str, null_v
                 quoted_strings_can_be_null=False,
             ),
         )
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise FileRejectedError(
             f"not readable as CSV of the columns {', '.join(names or ['of its header'])} ({str(error).splitlines()[0]})"
         ) from error
@@ -76,6 +77,7 @@ def first_row(body: bytes, delimiter: str) -> list[str]:
 
     Raises:
         UnicodeDecodeError: it is no text.
+        csv.Error: a value is too long for a name.
     """
     text = io.TextIOWrapper(io.BytesIO(_plain(body)), encoding="utf-8", newline="")
     return next(csv.reader(text, delimiter=delimiter), [])

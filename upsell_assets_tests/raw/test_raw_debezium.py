@@ -227,6 +227,31 @@ def test_what_cannot_be_read_or_understood_is_rejected(body: bytes, files: dict[
         rows(body, contract(**files))
 
 
+TWICE = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["id", "id"])
+SOURCE = pa.array([{"sequence": '["1","2"]', "ts_ms": 1}])
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ([("op", pa.array(["c"])), ("op", pa.array(["d"]))], "not readable as parquet"),
+        ([("op", pa.array(["c"])), ("after", TWICE), ("source", SOURCE)], "column 'id' is there twice"),
+        ([("op", pa.array([["c"]])), ("after", pa.array([{"id": 1}])), ("source", SOURCE)], "no events of Debezium"),
+        ([("op", pa.array(["c"])), ("after", pa.array([{"id": 1, "op": 2}])), ("source", SOURCE)], "'op' and 'op' differ"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_told_apart_or_are_none_are_rejected(columns: Any, reason: str) -> None:
+    names = [name for name, _ in columns]
+
+    with pytest.raises(FileRejectedError, match=reason):
+        rows(parquet_of(pa.table([values for _, values in columns], names)))
+
+
+def test_text_that_is_no_unicode_is_rejected() -> None:
+    with pytest.raises(FileRejectedError, match="holds text that is no Unicode"):
+        rows(json_lines([event(CREATED)]).replace(b'"a"', b'"\\ud800"'), contract(format="json"))
+
+
 def test_of_flat_rows_the_mark_of_a_delete_is_enough() -> None:
     flat = [{k: v for k, v in row.items() if k != "__op"} for row in flattened(EVENTS)]
 
