@@ -50,7 +50,7 @@ class DmsFiles(Model):
         format: DataFormat.
         timestamp: TimestampColumnName.
         change_seq: the column that a transformation rule fills with $AR_H_CHANGE_SEQ.
-        day_folder: DatePartitionSequence and -Delimiter, as the folders look.
+        day_folder: DatePartitionSequence and -Delimiter, as the folders look; None: files count by their upload.
         header, delimiter, null_value: AddColumnName, CsvDelimiter, CsvNullValue.
         op_in_full_load: IncludeOpForFullLoad.
         columns: those of a change file without a header; by default operation, timestamp, the contract's columns,
@@ -62,7 +62,7 @@ class DmsFiles(Model):
     format: Literal["csv", "parquet"] = "csv"
     timestamp: Column
     change_seq: Column | None = None
-    day_folder: DayFolder = "YYYY/MM/DD"
+    day_folder: DayFolder | None = None
     header: bool = False
     delimiter: str = Field(",", min_length=1, max_length=1)
     null_value: str = "NULL"
@@ -88,7 +88,7 @@ class DebeziumFiles(Model):
         path: the folder of the table's topic in the bucket.
         format: parquet, or one JSON object a line.
         shape: envelope (before, after, op, source), or flat: what ExtractNewRecordState makes of it.
-        day_folder: the folders of a sink that partitions by time, as they look.
+        day_folder: the folders of a sink that partitions by time, as they look; None: files count by their upload.
         placeholder: unavailable.value.placeholder.
         sequence, timestamp, deleted: where flat rows have source.sequence, source.ts_ms and the mark of a delete.
     """
@@ -97,7 +97,7 @@ class DebeziumFiles(Model):
     path: Folder
     format: Literal["parquet", "json"] = "parquet"
     shape: Literal["envelope", "flat"] = "envelope"
-    day_folder: DayFolder = "YYYY/MM/DD"
+    day_folder: DayFolder | None = None
     placeholder: str = Field("__debezium_unavailable_value", min_length=1)
     sequence: Column = "__source_sequence"
     timestamp: Column = "__source_ts_ms"

@@ -283,8 +283,7 @@ def _day_folder(settings: S3Settings) -> str | None:
     tokens = _TOKENS.get(settings.text("DatePartitionSequence", "YYYYMMDD").upper())
     if not settings.flag("DatePartitionEnabled") or tokens is None:
         return None
-    folder = _BETWEEN.get(settings.text("DatePartitionDelimiter", "SLASH").upper(), "/").join(tokens)
-    return None if folder == "YYYY/MM/DD" else folder
+    return _BETWEEN.get(settings.text("DatePartitionDelimiter", "SLASH").upper(), "/").join(tokens)
 
 
 def _read(body: bytes, settings: S3Settings) -> pa.Table:

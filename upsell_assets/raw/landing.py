@@ -117,10 +117,11 @@ def _day_folders(pattern: str) -> _DayFolders:
 
 
 def _cdc_objects(store: ObjectStore, contract: Contract, days: list[date] | None) -> Iterator[StoredObject]:
-    prefix, folders = cdc_prefix(contract), _day_folders(contract.files.day_folder)
-    if days is None:
+    prefix, pattern = cdc_prefix(contract), contract.files.day_folder
+    if days is None or pattern is None:
         yield from store.list(prefix)
         return
+    folders = _day_folders(pattern)
     yield from store.list_level(prefix)
     for folder in store.folders(prefix):
         if not folders.first.fullmatch(folder):
@@ -144,7 +145,8 @@ def _landed(contract: Contract, entry: StoredObject) -> LandedFile | None:
 
 
 def _day(contract: Contract, rest: str, entry: StoredObject) -> date:
-    if dated := _day_folders(contract.files.day_folder).whole.search(rest):
+    pattern = contract.files.day_folder
+    if pattern and (dated := _day_folders(pattern).whole.search(rest)):
         try:
             return date(**{unit: int(digits) for unit, digits in dated.groupdict().items()})
         except ValueError:

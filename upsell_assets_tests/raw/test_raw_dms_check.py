@@ -137,7 +137,7 @@ def test_what_is_wrong_with_a_file_is_named(
          {"day_folder": "DD-MM-YYYY"}),
         ({"DatePartitionEnabled": True, "DatePartitionSequence": "YYYYMMDDHH", "DatePartitionDelimiter": "NONE"},
          {"day_folder": "YYYYMMDDHH"}),
-        ({"DatePartitionEnabled": True, "DatePartitionSequence": "YYYYMM"}, {"day_folder": "YYYY/MM/DD"}),
+        ({"DatePartitionEnabled": True, "DatePartitionSequence": "YYYYMM"}, {"day_folder": None}),
         ({"BucketFolder": ""}, {"path": "SCHEMA/TABLE"}),
     ],
 )  # fmt: skip

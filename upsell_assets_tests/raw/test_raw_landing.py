@@ -155,6 +155,15 @@ def test_the_landing_day_is_read_from_folders_as_the_contract_says_they_look(
     assert names(table.landed(Window(today - timedelta(1), today))) == ["t/20240613.csv", "t/elsewhere/f.csv"]
 
 
+def test_where_folders_tell_no_day_all_files_count_by_their_upload(dms: Raw) -> None:
+    """Months (YYYYMM) begin as days do; what the sweep reports under a day must be found when it is taken in."""
+    put(dms, "t/2024/06/20240613-101112123.csv", "t/202406/20240613-101112123.csv")
+    today = datetime.now(UTC).date()
+
+    assert len(dms.landed(Window(today - timedelta(1), today))) == 2
+    assert dms.landed(Window(DAY, DAY)) == []
+
+
 def test_a_file_is_listed_once_though_its_name_begins_as_the_folder_of_its_day(raw: Raw) -> None:
     path = f"{raw.table.schema_name}/sales/t"
     table = of_producer(raw, layout="dms", path=path, timestamp="at", day_folder="YYYYMMDDHH")

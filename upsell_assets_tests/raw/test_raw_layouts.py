@@ -144,7 +144,7 @@ def as_dms_writes(batch: Sequence[Change], files: dict[str, Any], *, changes: bo
 DMS = [
     ({}, ""),
     ({"header": True, "op_in_full_load": True}, ""),
-    ({"op_in_full_load": True, "delimiter": ";"}, "2024/06/13/"),
+    ({"op_in_full_load": True, "delimiter": ";", "day_folder": "YYYY/MM/DD"}, "2024/06/13/"),
     ({"format": "parquet"}, ""),
     ({"format": "parquet", "day_folder": "DD_MM_YYYY"}, "13_06_2024/"),
 ]
