@@ -255,12 +255,16 @@ def _tied(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: li
     """How often the batch says several things of a key at one place in the order, and nothing finer orders them."""
     keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
     open_order = f"c.{SEQUENCE} IS NULL" if "change_seq" in contract.order else "true"
-    several = f"(SELECT {keys} FROM received AS c GROUP BY {keys} HAVING count(*) > 1)"
+    loaded = f"starts_with(c.{FILE}, {text(full_load_prefix(contract))})"
+    # Texts are made of few rows: those that share key and moment.
+    several = (
+        f"(SELECT {keys}, c.{MODIFIED} FROM received AS c WHERE {open_order} AND NOT {loaded} "
+        f"GROUP BY {keys}, c.{MODIFIED} HAVING count(*) > 1)"
+    )
     said = f"CASE WHEN c.{OP} = 'D' THEN 'D' ELSE 'I' || {canonical_text('c', columns)} END"
     row = connection.execute(
         f"SELECT count(*) FROM (SELECT {keys} FROM received AS c SEMI JOIN {several} AS k "
-        f"ON {same_key(contract, 'c', 'k')} "
-        f"WHERE {open_order} AND NOT starts_with(c.{FILE}, {text(full_load_prefix(contract))}) "
+        f"ON {same_key(contract, 'c', 'k')} AND c.{MODIFIED} = k.{MODIFIED} WHERE {open_order} AND NOT {loaded} "
         f"GROUP BY {keys}, c.{MODIFIED} HAVING count(DISTINCT {said}) > 1)"
     ).fetchone()
     return int(row[0]) if row else 0
