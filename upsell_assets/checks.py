@@ -18,16 +18,16 @@ NAME = "equals_source"
 
 def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
     """For each bronze table: whether it is what the database holds. None where no database is captured."""
-    if lakehouse.settings.source_dsn is None or not lakehouse.contracts:
+    if lakehouse.settings.source_dsn is None or not lakehouse.captured:
         return []
 
     @dg.multi_asset_check(
         name=NAME,
-        specs=[_spec(contract) for contract in lakehouse.contracts.values()],
+        specs=[_spec(contract) for contract in lakehouse.captured.values()],
         description="Bronze holds what the source database holds.",
     )
     def equals_source(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        for done in verify(lakehouse, lakehouse.contracts.values(), context.log.info):
+        for done in verify(lakehouse, lakehouse.captured.values(), context.log.info):
             yield _result(done)
 
     return [equals_source]

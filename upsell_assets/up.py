@@ -130,12 +130,15 @@ def _first_load(running: Running, say: Say) -> None:
     if settings.source_dsn is None:
         say("capture: no database (UPSELL_SOURCE_DSN is not set); drop files into raw")
         return
+    if not lakehouse.captured:
+        say("capture: other producers write the files of all tables")
+        return
     owner = running.owner_dsn or settings.source_dsn.get_secret_value()
     role = CAPTURE_ROLE if running.owner_dsn else None
     with connect(owner) as connection:
         prepare(
             connection,
-            lakehouse.contracts,
+            lakehouse.captured,
             name=settings.capture_name,
             schema=settings.source_schema,
             capture_role=role,
@@ -143,7 +146,7 @@ def _first_load(running: Running, say: Say) -> None:
     capture = Capture(
         settings.source_dsn.get_secret_value(),
         lakehouse.store,
-        lakehouse.contracts,
+        lakehouse.captured,
         name=settings.capture_name,
         schema=settings.source_schema,
     )

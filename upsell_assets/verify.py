@@ -80,6 +80,10 @@ def verify(lakehouse: Lakehouse, contracts: Iterable[Contract], progress: Progre
     capture = open_capture(lakehouse)
     if capture is None:
         raise PermanentError("verify: there is no database to compare with. Set UPSELL_SOURCE_DSN.")
+    if others := wanted.keys() - lakehouse.captured.keys():
+        raise PermanentError(
+            f"verify: {', '.join(sorted(others))}: other producers write these tables, not our capture."
+        )
     with capture.reached(wanted) as (taken, let_go):
         versions = {table: _taken_in(lakehouse, contract, progress) for table, contract in wanted.items()}
         let_go()

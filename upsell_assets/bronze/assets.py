@@ -53,7 +53,7 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
             dg.AssetCheckSpec(
                 "contract_holds",
                 asset=name.split("."),
-                description="What came in keeps to the contract: its key is one, its immutable date stays.",
+                description="What came in keeps to the contract: its key is one, its immutable date stays, its order is told.",
             ),
         ],
     )

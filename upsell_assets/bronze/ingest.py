@@ -35,7 +35,8 @@ class Ingested:
 
     `loads` are the full loads that ended, `waiting` the keys of files of loads that no manifest names yet,
     `decisions` what was made of columns that are not as the contract has them, with the number of files,
-    `moved`, `doubled` and `late` what speaks against the contract (see `Merged`).
+    `moved`, `doubled`, `tied` and `late` what speaks against the contract (see `Merged`), `reloaded` the keys of files
+    of the flat full load that were replaced while its position stayed.
     """
 
     files: int = 0
@@ -49,7 +50,9 @@ class Ingested:
     decisions: Counter[str] = field(default_factory=Counter)
     moved: list[tuple[object, ...]] = field(default_factory=list)
     doubled: list[tuple[object, ...]] = field(default_factory=list)
+    tied: int = 0
     late: int = 0
+    reloaded: list[str] = field(default_factory=list)
     version: int | None = None
 
 
@@ -87,6 +90,7 @@ def ingest(
         say(f"{contract.name}: {len(opened.waiting)} files wait for their manifest (first: {opened.waiting[0]})")
     placed: list[Placed] = [*opened.parts, *((file, None) for file in changes)]
     fresh = [(file, position) for file, position in placed if _is_new(file, position, known)]
+    done.reloaded = _replaced_in_place(ledger, fresh)
     for batch in _batches(store, contract, fresh, undeclared_columns(lake, contract) if fresh else {}):
         if batch.changes:
             _take_in(lake, contract, pa.concat_tables(batch.changes, promote_options="default"), done, say)
@@ -137,6 +141,20 @@ def _is_new(file: LandedFile, position: Position | None, known: KnownFiles) -> b
     return record is None or record.state == "retry" or record.position != _text(position)
 
 
+def _replaced_in_place(ledger: Ledger, fresh: list[Placed]) -> list[str]:
+    """Files of the flat load of which another version was taken in at the same position: neither is the newer one."""
+    etags = {(file.key, str(position)): file.etag for file, position in fresh if position and file.load == ""}
+    before = ledger.records().values() if etags else ()
+    return sorted(
+        {
+            record.file.key
+            for record in before
+            if record.state == "accepted"
+            and etags.get((record.file.key, str(record.position)), record.file.etag) != record.file.etag
+        }
+    )
+
+
 def _text(position: Position | None) -> str | None:
     return None if position is None else str(position)
 
@@ -155,6 +173,7 @@ def _count(merged: Merged, done: Ingested) -> None:
     done.tombstones += merged.tombstones
     done.moved += merged.moved
     done.doubled += merged.doubled
+    done.tied += merged.tied
     done.late += merged.late
     done.version = merged.version
 

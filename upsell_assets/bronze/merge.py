@@ -56,6 +56,8 @@ class Merged:
         version: the live table's version.
         moved: keys (at most 20) whose date is another one than before, though the contract calls it immutable.
         doubled: keys (at most 20) of which one place in the order says two things: they are no keys.
+        tied: places in the order at which a key has several changes that differ, and only the name of the file and
+            the number of the row decide between them; those within the batch.
         late: changes set aside, see `tombstone_days` of the contract.
         files: how many files were read for keys, and in how many the batch had rows.
         seconds: where the time went: open, reduce, probe, commit (of tombstones), merge, upkeep.
@@ -67,6 +69,7 @@ class Merged:
     version: int
     moved: list[tuple[object, ...]] = field(default_factory=list)
     doubled: list[tuple[object, ...]] = field(default_factory=list)
+    tied: int = 0
     late: int = 0
     files: tuple[int, int] = (0, 0)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -128,9 +131,11 @@ def _merge_once(
         connection.register("floors", floors)
         clock.end("open")
         differ = _changes(connection, contract, changes, files, graves, floored=floors.num_rows > 0)
-        doubled = (
-            [] if differ or changes is None else _doubled(connection, contract, _source_columns(connection, "changes"))
-        )
+        doubled, tied = [], 0
+        if not differ and changes is not None:
+            columns = _source_columns(connection, "changes")
+            doubled = _doubled(connection, contract, columns)
+            tied = _tied(connection, contract, columns) if _unsequenced(contract, changes) else 0
         clock.end("reduce")
         probed = probe(connection, contract, files, graves, pa.schema(live.schema().to_arrow()))
         late = _too_late(connection, contract, expired_before(tombstones))
@@ -162,6 +167,7 @@ def _merge_once(
         live.version(),
         probed.moved,
         doubled,
+        tied,
         late.num_rows,
         (probed.read, probed.touched),
         clock.spent,
@@ -239,6 +245,29 @@ def _doubled(connection: duckdb.DuckDBPyConnection, contract: Contract, columns:
         f"WHERE c.{OP} <> 'D' AND ({placed}) GROUP BY {keys}, {position} "
         f"HAVING count(DISTINCT {canonical_text('c', columns)}) > 1 ORDER BY ALL LIMIT 20"
     ).fetchall()
+
+
+def _unsequenced(contract: Contract, changes: pa.Table) -> bool:
+    return "change_seq" not in contract.order or changes[SEQUENCE].null_count > 0
+
+
+def _tied(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: list[str]) -> int:
+    """How often the batch says several things of a key at one place in the order, and nothing finer orders them."""
+    keys = ", ".join(f"c.{quote(name)}" for name in contract.key)
+    open_order = f"c.{SEQUENCE} IS NULL" if "change_seq" in contract.order else "true"
+    loaded = f"starts_with(c.{FILE}, {text(full_load_prefix(contract))})"
+    # Texts are made of few rows: those that share key and moment.
+    several = (
+        f"(SELECT {keys}, c.{MODIFIED} FROM received AS c WHERE {open_order} AND NOT {loaded} "
+        f"GROUP BY {keys}, c.{MODIFIED} HAVING count(*) > 1)"
+    )
+    said = f"CASE WHEN c.{OP} = 'D' THEN 'D' ELSE 'I' || {canonical_text('c', columns)} END"
+    row = connection.execute(
+        f"SELECT count(*) FROM (SELECT {keys} FROM received AS c SEMI JOIN {several} AS k "
+        f"ON {same_key(contract, 'c', 'k')} AND c.{MODIFIED} = k.{MODIFIED} WHERE {open_order} AND NOT {loaded} "
+        f"GROUP BY {keys}, c.{MODIFIED} HAVING count(DISTINCT {said}) > 1)"
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _judge(connection: duckdb.DuckDBPyConnection, contract: Contract) -> pa.Table:

@@ -82,6 +82,17 @@ def complaints(contract: Contract, done: Ingested) -> list[str]:
             f"({', '.join(contract.key)}) is called the key, and two rows have {_shown(contract, done.doubled)}; one of them "
             f"is lost. Correct key in the contract, then run: upsell repair {contract.table} --from-raw"
         )
+    if done.tied:
+        found.append(
+            f"{done.tied} times a key has several changes with one modified_date and no change_seq. The name of the file "
+            "and the number of the row decided which is the newest, and need not be right. Have the producer ship a finer "
+            "order (of DMS: upsell dms check)"
+        )
+    if done.reloaded:
+        found.append(
+            f"{len(done.reloaded)} files of the full load were replaced (first: {done.reloaded[0]}), and full_load.as_of is "
+            f"still {contract.full_load.as_of}: rows of both versions stand at one place. Set it to when the new load began"
+        )
     if done.late:
         found.append(
             f"{done.late} changes are older than the tombstones that would judge them. They are set aside in "

@@ -27,14 +27,14 @@ _UNDER_WAY = [
 
 
 def open_capture(lakehouse: Lakehouse) -> Capture | None:
-    """The capture of the settings' database; None where there is no database to capture."""
+    """The capture of the settings' database; None where there is no database, or no table, to capture."""
     settings = lakehouse.settings
-    if settings.source_dsn is None:
+    if settings.source_dsn is None or not lakehouse.captured:
         return None
     return Capture(
         settings.source_dsn.get_secret_value(),
         lakehouse.store,
-        lakehouse.contracts,
+        lakehouse.captured,
         name=settings.capture_name,
         schema=settings.source_schema,
         resync=settings.capture_resync,
@@ -48,7 +48,9 @@ def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
     def drain(context: dg.OpExecutionContext) -> None:
         capture = open_capture(lakehouse)
         if capture is None:
-            raise dg.Failure("capture: UPSELL_SOURCE_DSN is not set. Set it, or drop files into raw yourself.")
+            raise dg.Failure(
+                "capture: UPSELL_SOURCE_DSN is not set, or other producers write all tables. Set it, or drop files into raw."
+            )
         capture.ensure_full_load()
         drained = capture.drain()
         context.log.info("changes: %s, position %s", drained.changes, drained.position)
@@ -90,7 +92,7 @@ def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
                     metadata=said.metadata,
                     severity=said.severity,
                 )
-                for contract in lakehouse.contracts.values()
+                for contract in lakehouse.captured.values()
             ]
             if said
             else [],
@@ -121,19 +123,19 @@ def _what_is_due(context: dg.SensorEvaluationContext, capture: Capture, now: dat
 
 def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
     """For each table of raw: whether capture keeps up. None where no database is captured."""
-    if lakehouse.settings.source_dsn is None or not lakehouse.contracts:
+    if lakehouse.settings.source_dsn is None or not lakehouse.captured:
         return []
 
     @dg.multi_asset_check(
         name=CHECK,
-        specs=[_spec(contract) for contract in lakehouse.contracts.values()],
+        specs=[_spec(contract) for contract in lakehouse.captured.values()],
         description="Whether capture keeps up with the database.",
     )
     def captured_in_time() -> Iterator[dg.AssetCheckResult]:
         capture = open_capture(lakehouse)
         assert capture is not None
         found = _lag(lakehouse, capture)
-        for contract in lakehouse.contracts.values():
+        for contract in lakehouse.captured.values():
             yield found._replace(asset_key=raw_key(contract))
 
     return [captured_in_time]

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from upsell_assets.cli import bronze, capture, contract, lake, quarantine, source
+from upsell_assets.cli import bronze, capture, contract, dms, lake, quarantine, source
 from upsell_assets.cli.common import HELP
 from upsell_assets.errors import UpsellError
 
@@ -27,6 +27,7 @@ for commands in (lake, source, capture, bronze):
     app.add_typer(commands.app)
 app.add_typer(contract.app, name="contract")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(dms.app, name="dms")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 

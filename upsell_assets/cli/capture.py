@@ -42,7 +42,7 @@ def capture(
     with lakehouse_of_settings() as (lakehouse, running):
         found = open_capture(lakehouse)
         if found is None:
-            raise PermanentError("capture: there is no database. Set UPSELL_SOURCE_DSN.")
+            raise PermanentError("capture: there is no database, or no table of it to capture. Set UPSELL_SOURCE_DSN.")
         if setup or explain or drop:
             if drop:
                 _drop(found, running)
@@ -66,9 +66,13 @@ def _full_loads(found: Capture, lakehouse: Lakehouse, tables: list[str]) -> list
     say = seldom(lambda table, rows: progress(f"  {table}: {rows:,} rows"))
     if not tables:
         return found.ensure_full_load(say)
-    if tables == ["all"] and "all" not in lakehouse.contracts:
+    if tables == ["all"] and "all" not in lakehouse.captured:
         return found.resync(progress=say)
-    return found.resync([contract.table for contract in contracts_of(lakehouse, "capture --resync", tables)], say)
+    if unknown := [table for table in tables if table not in lakehouse.captured]:
+        raise PermanentError(
+            f"capture --resync: no table {', '.join(unknown)}; captured are {', '.join(lakehouse.captured)}."
+        )
+    return found.resync(tables, say)
 
 
 def _owner_dsn(running: Running) -> str:
@@ -95,12 +99,12 @@ def _prepare(lakehouse: Lakehouse, running: Running) -> None:
             typer.echo(f"created role {role}")
         setup.prepare(
             owner,
-            lakehouse.contracts,
+            lakehouse.captured,
             name=settings.capture_name,
             schema=settings.source_schema,
             capture_role=None if role == owner.info.user else role,
         )
-    typer.echo(f"prepared {', '.join(lakehouse.contracts)} for role {role}, publication {settings.capture_name}")
+    typer.echo(f"prepared {', '.join(lakehouse.captured)} for role {role}, publication {settings.capture_name}")
     if _say_what_is_missing(lakehouse, running):
         raise typer.Exit(1)
 
@@ -114,7 +118,7 @@ def _explain(lakehouse: Lakehouse, running: Running) -> None:
     with connect(_dsn(running)) as connection:
         statements = setup.explain(
             connection,
-            lakehouse.contracts,
+            lakehouse.captured,
             name=settings.capture_name,
             schema=settings.source_schema,
             capture_role=connection.info.user,
@@ -131,7 +135,7 @@ def _say_what_is_missing(lakehouse: Lakehouse, running: Running) -> bool:
     settings = running.settings
     with connect(_dsn(running)) as connection:
         missing = setup.find_faults(
-            connection, lakehouse.contracts, name=settings.capture_name, schema=settings.source_schema
+            connection, lakehouse.captured, name=settings.capture_name, schema=settings.source_schema
         )
         dangers = setup.find_dangers(connection)
     for fault in missing:
@@ -167,7 +171,8 @@ def verify(tables: Tables = None, as_json: AsJson = False) -> None:
 
     with lakehouse_of_settings() as (lakehouse, _):
         found = []
-        for done in compare(lakehouse, contracts_of(lakehouse, "verify", tables), progress):
+        wanted = contracts_of(lakehouse, "verify", tables or [*lakehouse.captured])
+        for done in compare(lakehouse, wanted, progress):
             found.append(done)
             if as_json:
                 continue

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
+from upsell_assets.contracts.files import Column, DebeziumFiles, DmsFiles, Files, Model, OwnFiles
 from upsell_assets.errors import ContractError
 
 SHIPPED = Path(__file__).parent / "upsell"
@@ -24,7 +25,6 @@ RESERVED = frozenset({"op", "modified_date", "change_seq"})
 """Names (in lower case) that no declared column may have, beside all that begin with `_`."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
-Column = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 _ARROW: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -79,11 +79,7 @@ Type = Annotated[
 ]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Operations(_Model):
+class Operations(Model):
     """Where a change file says what was done, and in which words (compared without case)."""
 
     column: str = "OP"
@@ -99,20 +95,21 @@ class Operations(_Model):
         return self
 
 
-class FullLoad(_Model):
+class FullLoad(Model):
     """What a full load without a manifest of its own needs to be told."""
 
     as_of: datetime | None = None
     files: int | None = Field(None, ge=1)
 
 
-class Contract(_Model):
+class Contract(Model):
     """One source table.
 
     `order` names the columns that order two changes of one key, most significant first; they may be internal to
     the change files (`modified_date`, `change_seq`). `immutable_date` is a column whose value never changes for
     a key; it serves layout and pruning only. `tombstone_days`: after so many days a delete is forgotten (never, by
-    default), and a change that is older and whose key is not live is set aside as too late.
+    default), and a change that is older and whose key is not live is set aside as too late. `files`: whose files
+    they are, where they lie and how they are shaped; our own capture's, by default.
     """
 
     schema_name: Name = Field(alias="schema")
@@ -129,6 +126,15 @@ class Contract(_Model):
     tombstone_days: int | None = Field(None, ge=1)
     operations: Operations = Operations()
     full_load: FullLoad = FullLoad()
+    files: Files = OwnFiles()
+
+    @model_validator(mode="after")
+    def _speaks_as_its_producer(self) -> Contract:
+        """Debezium has words of its own for operations; a contract need not repeat them."""
+        if isinstance(self.files, DebeziumFiles) and "operations" not in self.model_fields_set:
+            words = Operations(column=self.files.operation, insert=("c", "r"), update=("u",), delete=("d",))
+            object.__setattr__(self, "operations", words)
+        return self
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Contract:
@@ -149,6 +155,29 @@ class Contract(_Model):
         if self.immutable_date and self.columns[self.immutable_date] not in ("string", "date", "timestamp"):
             raise ValueError(f"immutable_date {self.immutable_date!r} must be a string, a date or a timestamp")
         return self
+
+    @model_validator(mode="after")
+    def _files_have_the_order(self) -> Contract:
+        if isinstance(self.files, DmsFiles):
+            self._check_dms(self.files)
+        if isinstance(self.files, DebeziumFiles) and "change_seq" in self.order and self.change_seq_type != "string":
+            raise ValueError("change_seq_type must be string: it is made of Debezium's source.sequence")
+        return self
+
+    def _check_dms(self, files: DmsFiles) -> None:
+        if self.order[0] != "modified_date":
+            raise ValueError("order must begin with modified_date: full loads of DMS have no change sequence")
+        if files.change_seq and self.order != ("modified_date", "change_seq"):
+            raise ValueError("files.change_seq is named, and order does not use it: [modified_date, change_seq]")
+        if files.change_seq and self.change_seq_type != "decimal(38,0)":
+            raise ValueError("change_seq_type must be decimal(38,0): the change sequence of DMS has 35 digits")
+        added = {files.timestamp.lower(), (files.change_seq or files.timestamp).lower(), self.operations.column.lower()}
+        if taken := sorted(added & {name.lower() for name in self.columns}):
+            raise ValueError(
+                f"{', '.join(taken)}: DMS adds such a column to those of the table; columns must not have it"
+            )
+        if files.columns and files.columns[0].lower() != self.operations.column.lower():
+            raise ValueError(f"files.columns must begin with {self.operations.column}, as files of changes do")
 
     @property
     def name(self) -> str:

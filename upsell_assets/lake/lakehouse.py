@@ -25,6 +25,11 @@ class Lakehouse:
         """The contracts by table name."""
         return load_contracts(self.settings.contracts)
 
+    @property
+    def captured(self) -> dict[str, Contract]:
+        """The contracts of the tables that our own capture writes to raw; other producers write the rest."""
+        return {table: contract for table, contract in self.contracts.items() if contract.files.layout == "own"}
+
     @cached_property
     def store(self) -> ObjectStore:
         """The bucket."""

@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta
 import dagster as dg
 
 from upsell_assets.contracts import Contract
+from upsell_assets.contracts.files import OwnFiles
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.partitions import Clock, landing_days, landing_partition, utc_now
 from upsell_assets.raw.landing import EVER, LandedFile, Window, landed
@@ -30,16 +31,20 @@ def raw_specs(lakehouse: Lakehouse) -> list[dg.AssetSpec]:
             raw_key(contract),
             description=f"Files of {contract.name} as they landed: full loads and changes (OP, modified_date).",
             group_name="raw",
-            kinds={"s3", "parquet"},
+            kinds={"s3", "parquet" if isinstance(contract.files, OwnFiles) else contract.files.format},
             owners=["team:upsell"],
             partitions_def=landing_days(lakehouse.settings),
             metadata={
-                "dagster/uri": lakehouse.store.uri(f"raw/{contract.schema_name}"),
+                "dagster/uri": lakehouse.store.uri(_folder(contract)),
                 "dagster/table_name": f"raw.{contract.name}",
             },
         )
         for contract in lakehouse.contracts.values()
     ]
+
+
+def _folder(contract: Contract) -> str:
+    return f"raw/{contract.schema_name}" if isinstance(contract.files, OwnFiles) else contract.files.path
 
 
 def landing_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:

@@ -2,12 +2,11 @@
 
 Here: headers, types, operations, keys and order columns of a file, and what was decided where they are not as the
 contract has them. Not here: what came before. Whether a file is accepted depends on the file and the contract only,
-so that the order of arrival cannot decide it.
+so that the order of arrival cannot decide it. Files of other producers come here in the plain shape (`dms`, `debezium`).
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from upsell_assets.contracts import Contract, arrow_type
+from upsell_assets.contracts.files import DebeziumFiles, DmsFiles
 from upsell_assets.errors import FileRejectedError
+from upsell_assets.raw import debezium, dms
+from upsell_assets.raw.formats import read_parquet
 from upsell_assets.raw.landing import LandedFile
 
 OP, MODIFIED, SEQUENCE, FILE, ROW = "_op", "_modified_date", "_change_seq", "_file", "_row"
@@ -69,7 +70,7 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     """The change rows of one file (see `change_schema`; undeclared columns follow).
 
     Args:
-        body: the object's bytes, parquet.
+        body: the object's bytes, in the format of the contract's producer.
         file: where it lies; it becomes the rows' `_file`.
         contract: what its table must be.
         position: the place of all rows of a full load; without one, rows carry their own.
@@ -77,7 +78,8 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     Raises:
         FileRejectedError: the file breaks the contract; the text is the reason for quarantine.
     """
-    found = read_parquet(body)
+    _check_age(file, contract, position)
+    found, shaped = plain_shape(read_rows(body, file, contract), file, contract)
     columns = _by_lower_name(found)
     rows = {name: _take(found, columns, name, contract) for name in contract.columns}
     _check_keys(rows, contract)
@@ -89,25 +91,49 @@ def read_changes(body: bytes, file: LandedFile, contract: Contract, position: Po
     read = {name: name for name in contract.columns}
     read |= {} if file.load is not None else {contract.operations.column: OP}
     read |= {} if position else {name[1:]: name for name in (MODIFIED, SEQUENCE)}
-    decisions = [*_decisions(found.schema, columns, changes.schema, read)]
+    decisions = [*shaped, *_decisions(found.schema, columns, changes.schema, read)]
     for name, values in _undeclared(found, columns, contract).items():
         changes = changes.append_column(name, values)
         decisions.append(f"{name}: not declared, added as {_spelled(values.type)}")
     return Accepted(changes, tuple(decisions))
 
 
-def read_parquet(body: bytes) -> pa.Table:
-    """The rows of a file as it has them.
+def read_rows(body: bytes, file: LandedFile, contract: Contract) -> pa.Table:
+    """The rows of a file as its producer wrote them.
 
     Raises:
-        FileRejectedError: the bytes are not parquet, or what they hold is broken.
+        FileRejectedError: the bytes are not readable as the format that the contract says.
     """
-    try:
-        found = pq.read_table(io.BytesIO(body))
-        found.validate(full=True)  # parquet says of text that it is UTF-8, and does not look
-    except (pa.ArrowException, OSError) as error:
-        raise FileRejectedError(f"not readable as parquet ({str(error).splitlines()[0]})") from error
-    return found
+    producer = contract.files
+    if isinstance(producer, DmsFiles):
+        return dms.read(body, producer, contract, full_load=file.load is not None)
+    if isinstance(producer, DebeziumFiles) and file.load is None:
+        return debezium.read(body, producer)
+    return read_parquet(body)
+
+
+def _check_age(file: LandedFile, contract: Contract, position: Position | None) -> None:
+    """A part of DMS's load cannot be older than the load: a reload may have fewer files than the one before."""
+    began = position.modified_date if position and isinstance(contract.files, DmsFiles) else None
+    if began and file.day < began.date():
+        raise FileRejectedError(
+            f"uploaded on {file.day}, before the full load began (full_load.as_of: {began.isoformat()}): it is of a load "
+            "before. Remove it from the bucket, or correct as_of"
+        )
+
+
+def plain_shape(found: pa.Table, file: LandedFile, contract: Contract) -> tuple[pa.Table, list[str]]:
+    """The rows with the names that all that follows knows, and what was decided on the way.
+
+    Raises:
+        FileRejectedError: they have no such shape.
+    """
+    producer = contract.files
+    if isinstance(producer, DmsFiles):
+        return dms.plain(found, producer, full_load=file.load is not None)
+    if isinstance(producer, DebeziumFiles) and file.load is None:
+        return debezium.plain(found, producer, contract)
+    return found, []
 
 
 def _by_lower_name(found: pa.Table) -> dict[str, str]:
@@ -261,11 +287,18 @@ def _order(
             f"the full load's position has no {leading}, which orders the changes; give it one in a manifest"
         )
     if missing == found.num_rows > 0:
-        remedy = "; give the full load a position: full_load.as_of in the contract, or a manifest" if full_load else ""
+        remedy = f"; give the full load a position: {_position_of(contract)}" if full_load else ""
         raise FileRejectedError(f"order column {leading!r} is missing{remedy}")
     if missing:
         raise FileRejectedError(f"{missing} rows have a null {leading}, which orders the changes")
     return order
+
+
+def _position_of(contract: Contract) -> str:
+    """Where a full load's position comes from."""
+    if isinstance(contract.files, DmsFiles):
+        return "full_load.as_of in the contract, the moment (UTC) at which the DMS task began"
+    return "full_load.as_of in the contract, or a manifest"
 
 
 def _undeclared(found: pa.Table, columns: dict[str, str], contract: Contract) -> dict[str, pa.ChunkedArray]:

@@ -1,7 +1,9 @@
 """Which raw files there are: keys of the object store read as table, landing day and load.
 
-Layouts: `raw/<schema>/cdc/<table>/[yyyy/mm/dd/]...` and `raw/<schema>/full_load/<table>/[<load>/]...`. What
-has `_` or `.` before its name, or before that of a folder on the way, is a marker or not finished: no data.
+Layouts: `raw/<schema>/cdc/<table>/[yyyy/mm/dd/]...` and `raw/<schema>/full_load/<table>/[<load>/]...`, or as the
+contract's `files` says: DMS writes `<path>/LOAD*` and, beside it, `<path>/[<day>/]...`; Debezium's changes lie in
+`<path>/[<day>/]...`. What has `_` or `.` before its name, or before that of a folder on the way, is a marker or not
+finished: no data.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
+from functools import lru_cache
 
 from upsell_assets.contracts import Contract
+from upsell_assets.contracts.files import DmsFiles, OwnFiles
 from upsell_assets.lake.store import ObjectStore, StoredObject
 
-_DATED = re.compile(r"(?:^|/)(\d{4})/(\d{2})/(\d{2})/")
-_YEAR = re.compile(r"\d{4}")
+_DIGITS = {"YYYY": r"(?P<year>\d{4})", "MM": r"(?P<month>\d{2})", "DD": r"(?P<day>\d{2})", "HH": r"\d{2}"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,15 @@ class LandedFile:
 
 def cdc_prefix(contract: Contract) -> str:
     """Where a table's change files lie."""
-    return f"raw/{contract.schema_name}/cdc/{contract.table}/"
+    if isinstance(contract.files, OwnFiles):
+        return f"raw/{contract.schema_name}/cdc/{contract.table}/"
+    return f"{contract.files.path}/"
 
 
 def full_load_prefix(contract: Contract) -> str:
-    """Where a table's full loads lie."""
+    """How the keys of a table's full loads begin, and no others; the folder of the loads, where they have one."""
+    if isinstance(contract.files, DmsFiles):
+        return f"{contract.files.path}/LOAD"
     return f"raw/{contract.schema_name}/full_load/{contract.table}/"
 
 
@@ -69,52 +76,79 @@ def landed(store: ObjectStore, contract: Contract, window: Window = EVER) -> lis
 def landed_changes(store: ObjectStore, contract: Contract, window: Window = EVER) -> list[LandedFile]:
     """The change files of a table that landed in the window.
 
-    Of a closed window only the folders of its days are listed, and what lies in no folder of a year.
+    Of a closed window only the folders of its days are listed, and what lies in no folder that can be of a day.
     """
-    prefix = cdc_prefix(contract)
-    files = (_landed(prefix, entry) for entry in _cdc_objects(store, prefix, window.days))
-    return [file for file in files if file and file.day in window]
+    files = (_landed(contract, entry) for entry in _cdc_objects(store, contract, window.days))
+    return [file for file in files if file and file.load is None and file.day in window]
 
 
 def landed_parts(store: ObjectStore, contract: Contract) -> list[LandedFile]:
     """The files of a table's full loads, whenever they landed."""
-    prefix = full_load_prefix(contract)
-    return [file for entry in store.list(prefix) if (file := _landed(prefix, entry, full_load=True))]
+    return [file for entry in store.list(full_load_prefix(contract)) if (file := _landed(contract, entry))]
 
 
 def landed_at(store: ObjectStore, contract: Contract, key: str) -> LandedFile | None:
     """The file that lies at a key now, or None."""
-    full_load = key.startswith(full_load_prefix(contract))
-    prefix = full_load_prefix(contract) if full_load else cdc_prefix(contract)
-    found = (_landed(prefix, entry, full_load=full_load) for entry in store.list(key) if entry.key == key)
-    return next(found, None)
+    return next((_landed(contract, entry) for entry in store.list(key) if entry.key == key), None)
 
 
-def _cdc_objects(store: ObjectStore, prefix: str, days: list[date] | None) -> Iterator[StoredObject]:
-    if days is None:
+@dataclass(frozen=True)
+class _DayFolders:
+    """A contract's folders of days: the first of them, all of them, and how those of one day begin."""
+
+    first: re.Pattern[str]
+    whole: re.Pattern[str]
+    begin: str
+
+    def of(self, day: date) -> str:
+        return self.begin.format(YYYY=f"{day:%Y}", MM=f"{day:%m}", DD=f"{day:%d}")
+
+
+@lru_cache
+def _day_folders(pattern: str) -> _DayFolders:
+    expression = re.escape(pattern)
+    for token, digits in _DIGITS.items():
+        expression = expression.replace(token, digits)
+    # The hour is the last of them: the folders of a day begin alike.
+    begin = pattern.partition("HH")[0] + ("" if "HH" in pattern else "/")
+    for token in ("YYYY", "MM", "DD"):
+        begin = begin.replace(token, f"{{{token}}}")
+    return _DayFolders(re.compile(expression.split("/")[0]), re.compile(f"(?:^|/){expression}/"), begin)
+
+
+def _cdc_objects(store: ObjectStore, contract: Contract, days: list[date] | None) -> Iterator[StoredObject]:
+    prefix, pattern = cdc_prefix(contract), contract.files.day_folder
+    if days is None or pattern is None:
         yield from store.list(prefix)
         return
+    folders = _day_folders(pattern)
     yield from store.list_level(prefix)
     for folder in store.folders(prefix):
-        if not _YEAR.fullmatch(folder):
+        if not folders.first.fullmatch(folder):
             yield from store.list(f"{prefix}{folder}/")
     for day in days:
-        yield from store.list(f"{prefix}{day:%Y/%m/%d}/")
+        # A file beside the folders may begin as they do: it is in the list of the level.
+        yield from (entry for entry in store.list(prefix + folders.of(day)) if "/" in entry.key[len(prefix) :])
 
 
-def _landed(prefix: str, entry: StoredObject, *, full_load: bool = False) -> LandedFile | None:
-    rest = entry.key[len(prefix) :]
+def _landed(contract: Contract, entry: StoredObject) -> LandedFile | None:
+    loads = full_load_prefix(contract)
+    loaded = entry.key.startswith(loads)
+    # The loads of DMS have no folder of their own.
+    base = loads if loaded and loads.endswith("/") else cdc_prefix(contract)
+    rest = entry.key[len(base) :]
     if any(part.startswith(("_", ".")) for part in rest.split("/")):
         return None
     return LandedFile(
-        entry.key, entry.etag, entry.size, _day(rest, entry), rest.rpartition("/")[0] if full_load else None
+        entry.key, entry.etag, entry.size, _day(contract, rest, entry), rest.rpartition("/")[0] if loaded else None
     )
 
 
-def _day(rest: str, entry: StoredObject) -> date:
-    if dated := _DATED.search(rest):
+def _day(contract: Contract, rest: str, entry: StoredObject) -> date:
+    pattern = contract.files.day_folder
+    if pattern and (dated := _day_folders(pattern).whole.search(rest)):
         try:
-            return date(*(int(part) for part in dated.groups()))
+            return date(**{unit: int(digits) for unit, digits in dated.groupdict().items()})
         except ValueError:
             pass  # 2024/13/45 is no date: such a folder counts by its upload day
     return entry.modified.astimezone(UTC).date()

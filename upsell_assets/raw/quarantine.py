@@ -7,6 +7,7 @@ and how it is taken in once more (`bronze.ingest.retry`).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import FileRejectedError, PermanentError
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.raw.files import read_parquet
+from upsell_assets.raw.files import plain_shape, read_rows
 from upsell_assets.raw.landing import LandedFile, landed_at
 from upsell_assets.raw.ledger import Ledger, Record
 from upsell_assets.raw.loads import MANIFEST, manifests
@@ -32,7 +33,7 @@ class Inspection:
         contract: its table's.
         records: every record of every version, oldest first.
         present: what lies at the key now; None: nothing.
-        content: its rows, where it is readable as parquet.
+        content: its rows, where it is readable; as its producer wrote them where they have no plain shape.
         unreadable: why it is not.
     """
 
@@ -126,7 +127,9 @@ def inspect(lakehouse: Lakehouse, name: str) -> Inspection:
     present, content, unreadable = _lying_at(lakehouse, contract, records[-1].file.key), None, None
     if present and not present.key.endswith(f"/{MANIFEST}"):
         try:
-            content = read_parquet(lakehouse.store.read(present.key, etag=present.etag))
+            content = read_rows(lakehouse.store.read(present.key, etag=present.etag), present, contract)
+            with suppress(FileRejectedError):
+                content, _ = plain_shape(content, present, contract)
         except FileRejectedError as error:
             unreadable = str(error)
         except FileNotFoundError:

@@ -10,6 +10,7 @@ import pytest
 
 from upsell_assets.bronze.merge import merge, table_name, tombstones_name
 from upsell_assets.contracts import SHIPPED, arrow_type, load_contracts
+from upsell_assets.contracts.files import DmsFiles
 from upsell_assets.errors import ContractError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.tables import Lake
@@ -178,3 +179,85 @@ def test_a_table_of_another_database_is_no_source_of_silver(write: Write) -> Non
     foreign = (SHIPPED / "customers.yaml").read_text(encoding="utf-8").replace("schema: upsell", "schema: shop")
 
     assert silver_tables(load_contracts(write(foreign, "customers.yaml"))) == []
+
+
+DMS = """
+schema: shop
+table: orders
+key: [id]
+columns: {id: bigint, status: string}
+change_seq_type: decimal(38,0)
+files:
+  layout: dms
+  path: dms/sales/orders
+  timestamp: committed_at
+  change_seq: dms_seq
+"""
+DEBEZIUM = """
+schema: shop
+table: orders
+key: [id]
+columns: {id: bigint, status: string}
+order: [change_seq]
+change_seq_type: string
+files: {layout: debezium, path: topics/shop.public.orders, shape: flat}
+"""
+
+
+def test_files_of_dms_lie_where_and_look_as_its_documentation_says_by_default(write: Write) -> None:
+    files = load_contracts(write(DMS))["orders"].files
+
+    assert isinstance(files, DmsFiles)
+    assert (files.format, files.header, files.delimiter, files.null_value) == ("csv", False, ",", "NULL")
+    assert files.op_in_full_load is False
+
+
+@pytest.mark.parametrize(("shape", "column"), [("flat", "__op"), ("envelope", "op")])
+def test_debezium_s_words_for_operations_need_not_be_repeated(write: Write, shape: str, column: str) -> None:
+    words = load_contracts(write(DEBEZIUM.replace("flat", shape)))["orders"].operations
+
+    assert (words.column, words.insert, words.update, words.delete) == (column, ("c", "r"), ("u",), ("d",))
+
+
+def test_words_that_the_contract_gives_are_kept(write: Write) -> None:
+    said = f"{DEBEZIUM}operations: {{column: kind, insert: [new], update: [u], delete: [d]}}"
+
+    assert load_contracts(write(said))["orders"].operations.column == "kind"
+
+
+@pytest.mark.parametrize(
+    ("contract", "said", "instead", "fault"),
+    [
+        (DMS, "layout: dms", "layout: fivetran", "files: Input tag 'fivetran' .* does not match any of the expected"),
+        (DMS, "  path: dms/sales/orders\n", "", "files.dms.path: Field required"),
+        (DMS, "dms/sales/orders", "/dms/sales/orders", "files.dms.path: String should match pattern"),
+        (DMS, "  timestamp: committed_at\n", "", "files.dms.timestamp: Field required"),
+        (DMS, "timestamp: committed_at", "timestamp: Status", "status: DMS adds such a column to those of the table"),
+        (DMS, "decimal(38,0)", "bigint", r"change_seq_type must be decimal\(38,0\): the change sequence of DMS has 35"),
+        (DMS, "files:", "order: [modified_date]\nfiles:", "files.change_seq is named, and order does not use it"),
+        (DMS, "files:", "order: [change_seq]\nfiles:", "order must begin with modified_date: full loads of DMS"),
+        (DMS, "path:", "format: parquet\n  null_value: x\n  path:", "null_value say something of csv, and format is"),
+        (DMS, "path:", "delimiter: ab\n  path:", "files.dms.delimiter: String should have at most 1 character"),
+        (DMS, "path:", "header: true\n  columns: [Op]\n  path:", "columns are those of files without a header"),
+        (DMS, "path:", "columns: [Op, id, dms_seq]\n  path:", "columns lack committed_at"),
+        (DMS, "path:", "columns: [id, committed_at, dms_seq]\n  path:", "files.columns must begin with OP"),
+        (DMS, "path:", "day_folder: YYYY/MM\n  path:", "'YYYY/MM' must have YYYY, MM and DD once each; where folders"),
+        (DMS, "path:", "day_folder: HH/YYYY/MM/DD\n  path:", "must have HH after YYYY, MM and DD"),
+        (DEBEZIUM, "change_seq_type: string", "", "change_seq_type must be string: it is made of Debezium's"),
+        (DEBEZIUM, "shape: flat", "sequence: seq", "sequence name columns of flat rows, and shape is envelope"),
+        (DEBEZIUM, "shape: flat", "timestamp: at, format: avro", "files.debezium.format: Input should be 'parquet' or"),
+    ],
+)  # fmt: skip
+def test_what_a_producer_cannot_mean_is_refused(
+    write: Write, contract: str, said: str, instead: str, fault: str
+) -> None:
+    assert said in contract
+    with pytest.raises(ContractError, match=rf"orders\.yaml: .*{fault}"):
+        load_contracts(write(contract.replace(said, instead)))
+
+
+def test_our_own_capture_leaves_tables_of_other_producers_alone(write: Write) -> None:
+    write(ORDERS)
+    folder = write(DMS.replace("table: orders", "table: bills"), "bills.yaml")
+
+    assert list(Lakehouse(Settings(contracts=folder)).captured) == ["orders"]

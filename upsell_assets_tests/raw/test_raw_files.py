@@ -250,6 +250,11 @@ def test_text_that_is_not_utf8_is_rejected() -> None:
         rows(parquet(at=broken))
 
 
+def test_a_column_whose_name_is_not_utf8_is_rejected() -> None:
+    with pytest.raises(FileRejectedError, match=r"not readable as parquet .*utf-8"):
+        rows(parquet(plainname=[1]).replace(b"plainname", b"plain\xfeame"))
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "expected"),
     [

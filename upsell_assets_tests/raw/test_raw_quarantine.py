@@ -98,6 +98,25 @@ def test_a_file_is_shown_with_its_records_columns_and_first_rows(shop: Shop) -> 
     assert "quarantined" in shop.run("quarantine", "show", "a.parquet")
 
 
+def test_files_of_another_producer_are_shown_with_the_names_of_the_contract(shop: Shop) -> None:
+    """Generated as DMS writes changes by default: CSV without a header."""
+    files = "files: {layout: dms, path: dms/orders, timestamp: committed_at}\n"
+    (Path(shop.lakehouse.settings.contracts or "") / "orders.yaml").write_text(CONTRACT + files, encoding="utf-8")
+    for name, points in (("1.csv", "x"), ("2.csv", "1,1")):
+        line = f"I,2024-06-13 12:00:00.000000,a,{points}\n"
+        shop.lakehouse.store.write(f"dms/orders/{name}", line.encode())
+    shop.run("ingest")
+
+    found = json.loads(shop.run("quarantine", "show", "1.csv", "--json"))
+    assert {column["name"]: column["contract"] for column in found["columns"]} == {
+        "OP": "operation",
+        "modified_date": "order",
+        "id": "string",
+        "points": "bigint",
+    }
+    assert "Expected 4 columns, got 5" in json.loads(shop.run("quarantine", "show", "2.csv", "--json"))["unreadable"]
+
+
 def test_an_unreadable_file_and_one_that_is_gone_are_shown(shop: Shop) -> None:
     key = shop.put("a.parquet", b"")
     shop.run("ingest")
