@@ -155,7 +155,8 @@ class Capture:
                     raise RetryableError(
                         f"capture {self._name}: another capture of this name is at work. Try again later."
                     ) from None
-            yield connection
+            with database_errors(f"capture {self._name}"):
+                yield connection
 
     def _state(self, connection: Connection) -> State | None:
         """The durable state.
