@@ -307,7 +307,10 @@ def test_connection_that_is_lost_before_any_query_may_be_tried_again(
         loaded.owner.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
         return asked(connection, *arguments, **named)
 
-    steps = [loaded.capture().resync] if query.endswith("preflight") else [loaded.capture().drain, loaded.capture().lag]
+    capture = loaded.capture()
+    steps: list[Callable[[], object]] = (
+        [capture.resync] if query.endswith("preflight") else [capture.drain, capture.lag]
+    )
     monkeypatch.setattr(query, too_late)
     for step in steps:
         with pytest.raises(RetryableError, match="terminating connection"):
