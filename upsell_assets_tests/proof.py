@@ -1,7 +1,7 @@
 """How often the tests of the law try it, and the table of docs/reliability.md that says so.
 
 Here: the counts of each claim, and `make proof`, which runs their tests with the full counts and writes the table.
-What is claimed is checked by the tests themselves, in `bronze`.
+What is claimed is checked by the tests themselves, in `bronze` and `capture`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,58 @@ TWO_WRITERS, FOUR_WRITERS = (
     )
     for number, word in ((2, "two"), (4, "four"))
 )
-CLAIMS = (RULE, TABLES, KILLS, TWO_WRITERS, FOUR_WRITERS)
+CAPTURE_KILLS = Claim(
+    "A capture may die at any moment, under clients that write",
+    "kill -9 in the first load and in the stream, then run to its end: bronze and database compared row by row",
+    "kills",
+    10,
+    100,
+    "capture/test_capture_crash.py::test_a_killed_capture_is_made_good_by_the_next",
+)
+POSTGRES_KILLS = Claim(
+    "So may the database",
+    "kill -9 of PostgreSQL while a capture reads and clients write, then compared",
+    "kills",
+    3,
+    20,
+    "capture/test_capture_crash.py::test_a_killed_database_loses_nothing_for_the_lake",
+)
+STORE_FAULTS = Claim(
+    "So may the object store, before and after it has stored",
+    "a capture through a proxy that refuses, stalls, and cuts the connection before the answer, then compared",
+    "faults",
+    30,
+    300,
+    "capture/test_capture_store_faults.py::test_a_store_that_fails_at_any_request_loses_nothing",
+)
+HANDOVERS = Claim(
+    "From snapshot to stream nothing is lost or doubled",
+    "a first load while four clients write, then compared",
+    "loads",
+    2,
+    20,
+    "capture/test_capture_crash.py::test_handover_under_four_writers_gives_the_same_table",
+)
+LARGE = Claim(
+    "A transaction may have any size",
+    "one of so many inserts, with key changes and deletes, between those of clients that write, then compared",
+    "rows",
+    20_000,
+    1_000_000,
+    "capture/test_capture_crash.py::test_a_large_transaction_between_small_ones_arrives_whole",
+)
+CLAIMS = (
+    RULE,
+    TABLES,
+    KILLS,
+    TWO_WRITERS,
+    FOUR_WRITERS,
+    CAPTURE_KILLS,
+    POSTGRES_KILLS,
+    STORE_FAULTS,
+    HANDOVERS,
+    LARGE,
+)
 
 
 def prove(claim: Claim) -> tuple[bool, float]:

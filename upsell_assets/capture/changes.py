@@ -60,7 +60,7 @@ class _Sink:
         rows, operations, times, positions = zip(*self._rows, strict=True)
         if self._file is None:
             key = f"{root(self.contract)}/cdc/{self.contract.table}/{_today()}/{positions[0]}.parquet"
-            self._file = ParquetFile(self.store, key, self.layout.schema)
+            self._file = ParquetFile(self.store, self.contract, key, self.layout.schema)
         texts = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
         strings, moments = pa.array(operations, pa.string()), pa.array(times, pa.int64())
         self._file.write(self.layout.batch(texts, strings, moments, pa.array(positions, pa.string())))

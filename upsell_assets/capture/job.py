@@ -206,7 +206,8 @@ class Capture:
             with database_errors("opening the capture's session"):
                 connection.execute(SESSION)
                 self._lock(connection, "", "another capture of this name is at work")
-            yield connection
+            with database_errors(f"capture {self._name}"):
+                yield connection
 
     def _lock(self, connection: Connection, what: str, refusal: str) -> None:
         """Take a lock of this capture for as long as the session lasts.

@@ -205,7 +205,8 @@ def check_slot(connection: Connection, state: State, end_of_log: int) -> Slot:
         SlotLostError: it cannot; says why, and what to do.
         PermanentError: the database is at an earlier state than the lake.
     """
-    slot = find_slot(connection, state.slot)
+    with database_errors(f"looking for slot {state.slot}"):
+        slot = find_slot(connection, state.slot)
     where = lsn_text(state.confirmed_lsn)
     if end_of_log < state.confirmed_lsn:
         raise PermanentError(

@@ -205,8 +205,17 @@ def _without_offset(texts: pa.Array) -> pa.Array:
 
 def _iso(texts: pa.Array, column: Column) -> pa.Array:
     """Timestamps as text of one width per column, so that the text sorts: with milliseconds, or all six digits."""
-    digits = 3 if 0 <= column.type_modifier <= 3 else 6
-    texts = _without_offset(texts)
+    unit, digits = ("ms", 3) if 0 <= column.type_modifier <= 3 else ("us", 6)
+    if column.type_oid == _TIMESTAMPTZ:
+        texts = _without_offset(texts)
+    try:
+        return texts.cast(pa.timestamp(unit)).cast(pa.string())
+    except pa.ArrowInvalid:
+        return _padded(texts, digits)
+
+
+def _padded(texts: pa.Array, digits: int) -> pa.Array:
+    """The same where some have no such type (infinite, before Christ, beyond the year 9999): those stay as they are."""
     pointed = pc.if_else(pc.equal(pc.utf8_length(texts), 19), pc.binary_join_element_wise(texts, ".", ""), texts)
     padded = pc.utf8_rpad(pointed, width=20 + digits, padding="0")
     return pc.if_else(pc.match_substring_regex(texts, _REGULAR_TIMESTAMP), padded, texts)

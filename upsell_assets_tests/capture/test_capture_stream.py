@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from capture_place import TABLES, Place
@@ -366,6 +369,26 @@ def test_unreadable_state_is_named(loaded: Place) -> None:
 
     with pytest.raises(PermanentError, match=r"_capture/state\.json is not a capture state"):
         loaded.capture().drain()
+
+
+@pytest.mark.parametrize("query", ["upsell_assets.capture.job.preflight", "upsell_assets.capture.stream.find_slot"])
+def test_connection_that_is_lost_before_any_query_may_be_tried_again(
+    loaded: Place, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    asked: Callable[..., Any] = pkgutil.resolve_name(query)
+
+    def too_late(connection: Connection, *arguments: Any, **named: Any) -> object:
+        loaded.owner.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
+        return asked(connection, *arguments, **named)
+
+    capture = loaded.capture()
+    steps: list[Callable[[], object]] = (
+        [capture.resync] if query.endswith("preflight") else [capture.drain, capture.lag]
+    )
+    monkeypatch.setattr(query, too_late)
+    for step in steps:
+        with pytest.raises(RetryableError, match="terminating connection"):
+            step()
 
 
 def test_following_carries_changes_until_it_is_told_to_stop(loaded: Place) -> None:

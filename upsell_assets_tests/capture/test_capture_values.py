@@ -86,6 +86,22 @@ def test_timestamps_as_text_have_one_width_and_no_zone() -> None:
     assert zoned == ["2024-02-29 10:00:00.250"]
 
 
+def test_irregular_timestamps_change_nothing_about_those_beside_them() -> None:
+    regular = [
+        "0001-01-01 00:00:00.001",
+        "1969-12-31 23:59:59.9",
+        "2024-02-29 10:00:00",
+        "9999-12-31 23:59:59.999",
+        None,
+    ]
+
+    for modifier in (3, -1):
+        alone = _column(TIMESTAMP, *regular, declared="string", modifier=modifier)
+        beside = _column(TIMESTAMP, *regular, "infinity", "10000-01-01 00:00:00", declared="string", modifier=modifier)
+        assert alone.to_pylist() == beside.to_pylist()[: len(regular)]
+        assert {len(text) for text in alone.to_pylist() if text} == {23 if modifier == 3 else 26}
+
+
 def test_values_without_a_place_become_null_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         dates = _column(DATE, "2024-02-29", "infinity", "0044-03-15 BC", None).to_pylist()
