@@ -7,6 +7,7 @@ here: a manifest is written after its files, and names them by etag; a load with
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -66,7 +67,7 @@ class ParquetFile:
         self.key = key
         self.rows = 0
         self._store = store
-        self._sink = pa.BufferOutputStream()
+        self._sink = io.BytesIO()  # gives its bytes away without a copy, which a buffer of Arrow does not
         # No dictionary of keys: looking for repeats where there are none doubles the time.
         repeating = [name for name in schema.names if name not in contract.key]
         self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=repeating)
@@ -84,7 +85,7 @@ class ParquetFile:
     def close(self) -> dict[str, str | int]:
         """Write the object; returns its entry in a manifest."""
         self._writer.close()
-        etag = self._store.write(self.key, self._sink.getvalue().to_pybytes())
+        etag = self._store.write(self.key, self._sink.getvalue())
         return {"key": self.key, "etag": etag, "rows": self.rows}
 
 
