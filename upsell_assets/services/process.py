@@ -20,6 +20,7 @@ from upsell_assets.errors import PermanentError, RetryableError
 
 LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.03
+_AGAIN_SECONDS = 30
 # A port was taken after it had been chosen; processes of a killed PostgreSQL are still ending.
 _MAY_PASS = ("could not bind IPv4 address", "address already in use", "pre-existing shared memory block")
 
@@ -134,7 +135,7 @@ def wait_until(done: Callable[[], bool], seconds: float) -> bool:
 def start_server(
     name: str, run: Callable[[], Process], answers: Callable[[Process], bool], *, log: Path, seconds: float
 ) -> None:
-    """Start a server and wait until it answers; once more, on other ports, if one was taken meanwhile.
+    """Start a server and wait until it answers; again, on other ports, while the reason that it did not may pass.
 
     Args:
         name: what messages call it.
@@ -145,9 +146,10 @@ def start_server(
 
     Raises:
         PermanentError: it ended by itself.
-        RetryableError: it took too long, or ports were taken again and again.
+        RetryableError: it took too long, or the reason did not pass.
     """
-    for _ in range(3):
+    given_up = time.monotonic() + _AGAIN_SECONDS
+    while True:
         start = log.stat().st_size if log.exists() else 0
         process = run()
         answered = wait_until(lambda process=process: not process.alive or answers(process), seconds)  # type: ignore[misc]
@@ -158,8 +160,9 @@ def start_server(
         reason = tail(log, start=start)
         if not any(text in reason for text in _MAY_PASS):
             raise PermanentError(f"{name}: did not start: {reason}. See {log}.")
+        if time.monotonic() > given_up:
+            raise RetryableError(f"{name}: did not start: {reason}. Try again; see {log}.")
         time.sleep(1)
-    raise RetryableError(f"{name}: did not start: {reason}. Try again; see {log}.")
 
 
 def tail(log: Path, *, start: int = 0, lines: int = 5) -> str:
