@@ -26,10 +26,13 @@ LONGEST = 64
 """Characters of text up to which statistics keep it; of longer text they would only cost."""
 
 FORMAT = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1"
-"""As fast to write and to search as snappy, at half the size, which is what an upload takes time for."""
+"""As fast to write and to search as snappy, at half the size, which is what an upload takes time for.
+
+The encodings of version 2 save another quarter of size and of time.
+"""
 
 WRITERS = 3
-"""Files written at once: one of less than a row group (122,880 rows) keeps one core busy."""
+"""Files written at once: one of less than a row group (122,880 rows) keeps one core busy; each takes memory."""
 
 
 @dataclass(frozen=True)
