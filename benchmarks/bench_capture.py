@@ -86,7 +86,7 @@ def many_commits(owner: Connection, rows: int) -> None:
 
 CASES = (
     Case("full load", 2 * MILLION, many_rows),
-    Case("stream, one transaction", MILLION, customers, many_rows),
+    Case("stream", MILLION, customers, many_rows),
     Case("stream, small transactions", MILLION // 5, customers, many_commits),
 )
 
@@ -177,7 +177,8 @@ def run(case: Case, rows: int, repeat: int, running: Running) -> dict[str, Any]:
             seconds.append(took)
             peaks.append(peak)
             verdicts.append(right(place, owner))
-            setup.drop(owner, place.name)
+            setup.drop_slot(owner, place.name)
+            setup.drop_publication(owner, place.name)
             for found in list(place.store.list(f"raw/{place.name}/")):
                 place.store.delete(found.key)
     median = statistics.median(seconds)
