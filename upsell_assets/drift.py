@@ -42,12 +42,16 @@ class Drift:
 def drifts(lakehouse: Lakehouse, contract: Contract, connection: Connection | None) -> list[Drift]:
     """All differences of one contract; `connection` is to the source database, if there is one.
 
-    Tables whose `change_seq_type` is no string are not of our capture: the database is not asked for them.
+    Tables of other producers are compared with bronze alone: their files say their columns in other ways (`raw.files`
+    quarantines what does not fit), and they need not be in this database. Nor need those whose `change_seq_type` is no
+    string, which our capture does not write.
     """
     found: list[Drift] = []
-    if connection is not None and contract.change_seq_type == "string":
-        found += of_database(connection, contract, lakehouse.settings.source_schema)
-    return [*found, *_of_files(lakehouse, contract), *_of_bronze(lakehouse, contract)]
+    if contract.files.layout == "own":
+        if connection is not None and contract.change_seq_type == "string":
+            found += of_database(connection, contract, lakehouse.settings.source_schema)
+        found += _of_files(lakehouse, contract)
+    return [*found, *_of_bronze(lakehouse, contract)]
 
 
 def of_database(connection: Connection, contract: Contract, default_schema: str) -> Iterator[Drift]:

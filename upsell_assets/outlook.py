@@ -95,7 +95,7 @@ def _waiting(instance: DagsterInstance, lakehouse: Lakehouse) -> list[str]:
 def _uncaptured(lakehouse: Lakehouse) -> bool:
     capture = open_capture(lakehouse)
     try:
-        return capture is not None and capture.pending()
+        return capture is not None and capture.pending()[0]
     except RetryableError:
         return True  # a drain is at work
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from upsell_assets.capture.job import Capture
+from upsell_assets.capture.stream import Lag
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -79,8 +80,12 @@ def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
         capture = open_capture(lakehouse)
         if capture is None:
             return dg.SkipReason("no source database: UPSELL_SOURCE_DSN is not set")
-        due = _what_is_due(context, capture, clock())
-        said = _news_of_lag(lakehouse, capture, context.cursor, clock())
+        busy = _busy(context)
+        seen = _look(capture, drained=busy is not None)
+        if isinstance(seen, PermanentError):
+            context.log.warning(str(seen))
+        due = busy or _due(seen, clock())
+        said = None if isinstance(seen, RetryableError) else _news(_judged(lakehouse, seen), context.cursor, clock())
         return dg.SensorResult(
             run_requests=[due] if isinstance(due, dg.RunRequest) else None,
             skip_reason=due if isinstance(due, dg.SkipReason) else None,
@@ -102,23 +107,36 @@ def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
     return sense
 
 
-def _what_is_due(context: dg.SensorEvaluationContext, capture: Capture, now: datetime) -> dg.RunRequest | dg.SkipReason:
+_Seen = tuple[bool, Lag] | PermanentError | RetryableError
+"""Whether something waits, and the lag; or why that cannot be told."""
+
+
+def _look(capture: Capture, *, drained: bool) -> _Seen:
+    """Look once; while a capture is under way only how far it has come."""
+    try:
+        return (False, capture.lag()) if drained else capture.pending()
+    except (PermanentError, RetryableError) as error:
+        return error
+
+
+def _busy(context: dg.SensorEvaluationContext) -> dg.SkipReason | None:
     if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
         return dg.SkipReason("a capture is under way")
     if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
         # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
         return dg.SkipReason("runs are queued: the changes wait in the database")
-    try:
-        pending = capture.pending()
-    except RetryableError as error:
-        return dg.SkipReason(str(error))
-    except PermanentError as error:
-        context.log.warning(str(error))
+    return None
+
+
+def _due(seen: _Seen, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    if isinstance(seen, RetryableError):
+        return dg.SkipReason(str(seen))
+    if isinstance(seen, PermanentError):
         # The job says it where people look, and takes a full load that is due; once, and then now and then, since a
         # fault that stays would fill the list of runs.
-        fault = hashlib.sha256(str(error).encode()).hexdigest()[:16]
+        fault = hashlib.sha256(str(seen).encode()).hexdigest()[:16]
         return dg.RunRequest(run_key=f"{fault} {now:%Y-%m-%d %H}:{now.minute // _TRY_AGAIN_MINUTES}")
-    return dg.RunRequest() if pending else dg.SkipReason("nothing new is committed")
+    return dg.RunRequest() if seen[0] else dg.SkipReason("nothing new is committed")
 
 
 def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
@@ -134,7 +152,10 @@ def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
     def captured_in_time() -> Iterator[dg.AssetCheckResult]:
         capture = open_capture(lakehouse)
         assert capture is not None
-        found = _lag(lakehouse, capture)
+        seen = _look(capture, drained=True)
+        if isinstance(seen, RetryableError):
+            raise seen
+        found = _judged(lakehouse, seen)
         for contract in lakehouse.captured.values():
             yield found._replace(asset_key=raw_key(contract))
 
@@ -150,17 +171,11 @@ def _spec(contract: Contract) -> dg.AssetCheckSpec:
     )
 
 
-def _lag(lakehouse: Lakehouse, capture: Capture) -> dg.AssetCheckResult:
-    """How far raw is behind.
-
-    Raises:
-        RetryableError: the database cannot be asked now.
-    """
-    limit = lakehouse.settings.capture_max_seconds
-    try:
-        lag = capture.lag()
-    except PermanentError as error:
-        return dg.AssetCheckResult(check_name=CHECK, passed=False, metadata={"fault": str(error)})
+def _judged(lakehouse: Lakehouse, seen: tuple[bool, Lag] | PermanentError) -> dg.AssetCheckResult:
+    """How far raw is behind, against the limit."""
+    if isinstance(seen, PermanentError):
+        return dg.AssetCheckResult(check_name=CHECK, passed=False, metadata={"fault": str(seen)})
+    limit, (_, lag) = lakehouse.settings.capture_max_seconds, seen
     # The server gives the slot up at the end of what it may keep: half of that way is time to look.
     full = lag.left is not None and lag.retained > lag.left
     return dg.AssetCheckResult(
@@ -176,14 +191,8 @@ def _lag(lakehouse: Lakehouse, capture: Capture) -> dg.AssetCheckResult:
     )
 
 
-def _news_of_lag(
-    lakehouse: Lakehouse, capture: Capture, cursor: str | None, now: datetime
-) -> dg.AssetCheckResult | None:
+def _news(found: dg.AssetCheckResult, cursor: str | None, now: datetime) -> dg.AssetCheckResult | None:
     """What the check says, where it says something else than before, or has not said anything for a while."""
-    try:
-        found = _lag(lakehouse, capture)
-    except RetryableError:
-        return None
     last = json.loads(cursor) if cursor else {"passed": None, "at": None}
     fresh = last["at"] is not None and now - datetime.fromisoformat(last["at"]) < _CHECK_AGAIN
     return None if fresh and last["passed"] == found.passed else found

@@ -186,8 +186,8 @@ class Capture:
         with connect(self._dsn) as connection:
             return stream.lag(connection, self._handed_over(connection))
 
-    def pending(self) -> bool:
-        """Whether a drain would bring something, or should let the server forget log that nobody needs.
+    def pending(self) -> tuple[bool, Lag]:
+        """Whether a drain would bring something, or should let the server forget log that nobody needs; and the lag.
 
         Raises:
             SlotLostError: a new full load is needed.
@@ -196,8 +196,8 @@ class Capture:
         """
         with connect(self._dsn) as connection:
             state = self._handed_over(connection)
-            behind = stream.lag(connection, state).bytes
-            return behind > IDLE_BYTES or (behind > 0 and stream.has_changes(connection, state))
+            lag = stream.lag(connection, state)
+            return lag.bytes > IDLE_BYTES or (lag.bytes > 0 and stream.has_changes(connection, state)), lag
 
     @contextmanager
     def _alone(self) -> Iterator[Connection]:

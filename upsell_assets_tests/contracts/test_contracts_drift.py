@@ -190,6 +190,19 @@ def test_the_database_is_not_asked_for_tables_of_other_producers(lakehouse: Lake
     assert len(drifts(lakehouse, contract(OURS), database)) == 1
 
 
+def test_files_of_other_producers_are_not_held_against_our_own_layout(
+    lakehouse: Lakehouse, database: Connection
+) -> None:
+    lakehouse.store.write("dms/t/20240613-1.csv", b"I,2024-06-13 12:00:00.0,1,Ana\n")
+    of_dms = contract(files={"layout": "dms", "path": "dms/t", "timestamp": "at"}, order=["modified_date"])
+    lakehouse.store.write("topics/t/1.json", b"{}\n")
+    debezium = {"layout": "debezium", "path": "topics/t", "format": "json"}
+    of_debezium = contract(OURS, files=debezium)
+
+    assert drifts(lakehouse, of_dms, database) == []
+    assert drifts(lakehouse, of_debezium, database) == []
+
+
 def test_the_command_says_no_drift_or_what_drifted(
     services: Running, lakehouse: Lakehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
