@@ -131,13 +131,18 @@ def _cdc_objects(store: ObjectStore, contract: Contract, days: list[date] | None
         yield from (entry for entry in store.list(prefix + folders.of(day)) if "/" in entry.key[len(prefix) :])
 
 
+def is_marker(rest: str) -> bool:
+    """Whether what lies at this path below a table's folder is no data."""
+    return any(part.startswith(("_", ".")) for part in rest.split("/"))
+
+
 def _landed(contract: Contract, entry: StoredObject) -> LandedFile | None:
     loads = full_load_prefix(contract)
     loaded = entry.key.startswith(loads)
     # The loads of DMS have no folder of their own.
     base = loads if loaded and loads.endswith("/") else cdc_prefix(contract)
     rest = entry.key[len(base) :]
-    if any(part.startswith(("_", ".")) for part in rest.split("/")):
+    if is_marker(rest):
         return None
     return LandedFile(
         entry.key, entry.etag, entry.size, _day(contract, rest, entry), rest.rpartition("/")[0] if loaded else None

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from upsell_assets.errors import FileRejectedError
 from upsell_assets.lake.store import ObjectStore, StoredObject
+from upsell_assets.raw.landing import is_marker
 
 FILES, FILE_ROWS = 20, 10_000
 """So many files are sampled of a folder, and so many rows of each."""
@@ -36,12 +37,8 @@ class Sampled:
 
 def data_files(store: ObjectStore, prefix: str) -> list[StoredObject]:
     """The files below a prefix, oldest upload first, without markers and unfinished ones (see `landing`)."""
-    found = (entry for entry in store.list(prefix) if not _is_marker(entry.key[len(prefix) :]))
+    found = (entry for entry in store.list(prefix) if not is_marker(entry.key[len(prefix) :]))
     return sorted(found, key=lambda entry: (entry.modified, entry.key))
-
-
-def _is_marker(rest: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in rest.split("/"))
 
 
 def spread(files: Sequence[StoredObject]) -> list[StoredObject]:
