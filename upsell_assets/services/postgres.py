@@ -14,12 +14,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from upsell_assets.errors import PermanentError
@@ -262,6 +264,14 @@ class PostgresServer:
             wait_until(lambda: not command_of(pid), _STOP_SECONDS)
         elif pid != _NO_SUCH_PID:
             lock.write_text("".join([f"{_NO_SUCH_PID}\n", *rest]))
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """End what a killed server left: one that waits for the log to grow never notices that nobody writes it."""
+        for process in psutil.process_iter(["cwd"]):
+            if process.info["cwd"] == str(self._data.resolve()):
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGQUIT)
 
 
 def _binaries() -> Path:

@@ -163,17 +163,19 @@ def opened(cluster: str, store: ObjectStore) -> Iterator[Place]:
     }
     dsn = make_conninfo(owner_dsn, user=CAPTURE_ROLE, password=PASSWORD)
     place = Place(owner_dsn, dsn, store, name, contracts)
-    create_schema(place.owner)
-    create_roles(
-        place.owner,
-        capture_role=CAPTURE_ROLE,
-        capture_password=PASSWORD,
-        app_role=APP_ROLE,
-        app_password=PASSWORD,
-    )
-    place.prepare()
-    yield place
-    place.owner.close()
+    try:
+        create_schema(place.owner)
+        create_roles(
+            place.owner,
+            capture_role=CAPTURE_ROLE,
+            capture_password=PASSWORD,
+            app_role=APP_ROLE,
+            app_password=PASSWORD,
+        )
+        place.prepare()
+        yield place
+    finally:
+        place.owner.close()
     with connect(owner_dsn) as owner:
         setup.drop_slot(owner, name)
         setup.drop_publication(owner, name)

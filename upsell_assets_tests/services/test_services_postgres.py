@@ -6,6 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -80,6 +81,21 @@ def test_killed_server_resumes_though_its_id_is_in_use_and_its_port_taken(server
         server.start()
         assert process(server).ports != killed.ports
         assert rows(server) == [(7,)]
+
+
+def test_a_query_that_outlives_its_killed_server_is_ended(server: PostgresServer):
+    server.start()
+    fill(server)
+    endless = f"SELECT count(*) FROM {', '.join(f'generate_series(1, 99999) AS {name}' for name in 'abc')}"
+    with closing(psycopg.connect(server.dsn(SUPERUSER))) as connection:
+        connection.pgconn.send_query(endless.encode())  # it computes, and never asks for its server
+        killed = process(server)
+        killed.signal(signal.SIGKILL)
+        assert killed.wait(10)
+
+        server.start()
+
+    assert rows(server) == [(7,)]
 
 
 def test_server_that_nobody_recorded_is_replaced_not_doubled(server: PostgresServer):
