@@ -3,6 +3,7 @@
 Here: the factory. The rules are in the SQL; the IO manager replaces exactly the partitions of the run.
 """
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 from sqlglot import exp
 
 from upsell_assets.automation import on_change
+from upsell_assets.errors import PermanentError
+from upsell_assets.lake.comments import ColumnComment
 from upsell_assets.lake.engines import Query
 from upsell_assets.lake.io_manager import PARTITION_COLUMN
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -22,11 +25,27 @@ from upsell_assets.silver.events import event_days, local_day
 from upsell_assets.silver.touched import existing
 
 COMPUTED = "_computed_at"
+KEYS = ("dtRef", "idCliente", "descNomeProduto")
+"""What tells the rows of a daily table apart; every other column is a feature."""
 
 
 def sql_files(folder: Path) -> list[SqlFile]:
-    """The tables of a layer; files that begin with `_` are views, inlined where they are used."""
-    return [load_sql(path) for path in sorted(folder.glob("[!_]*.sql"))]
+    """The tables of a daily layer; files that begin with `_` are views, inlined where they are used.
+
+    Raises:
+        PermanentError: a file is not readable, or comments do not say all of a feature. The files come with the code,
+            so that this stops nobody but a feature's author, and at once.
+    """
+    files = []
+    for path in sorted(folder.glob("[!_]*.sql")):
+        sql = load_sql(path)
+        if vague := [c for c, said in sql.columns.items() if not (said.meaning if c in KEYS else said.formula)]:
+            raise PermanentError(
+                f"`{path}`: nothing says what {', '.join(vague)} are. Write `-- meaning | unit | window | formula` "
+                f"above each feature, and a meaning above each key ({', '.join(KEYS)})."
+            )
+        files.append(sql)
+    return files
 
 
 def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.AssetsDefinition:
@@ -64,4 +83,5 @@ def daily_query(sql: SqlFile, days: list[date], now: datetime, versions: dict[st
     rows = exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(sql.tree.subquery("q"))
     params = {"computed_at": now, **({"now": now} if "now" in sql.parameters else {})}
     relation = pa.table({"dtRef": pa.array(days, pa.date32())})
-    return Query(rows, params, {DTREFS: relation}, versions or {}, sql)
+    columns = {**sql.columns, COMPUTED: ColumnComment("when the row was computed, UTC")}
+    return Query(rows, params, {DTREFS: relation}, versions or {}, replace(sql, columns=columns))

@@ -22,13 +22,20 @@ historico AS (
     FROM silver.upsell.cliente_historico AS h
 )
 
-SELECT
-    a.dtRef, -- the day that the features look back from, local
-    a.idCliente, -- customer, uuid
-    CAST(a.nrRecencia AS BIGINT) AS nrRecencia, -- days from the last activity in D28 to dtRef
-    CAST(a.nrSaldoPontos AS BIGINT) AS nrSaldoPontos, -- sum of points over the life before dtRef
-    CAST(a.nrIdadeBase AS BIGINT) AS nrIdadeBase, -- days from the first activity to dtRef
-    CAST(h.flEmailCliente AS BIGINT) AS flEmail -- e-mail flag at the end of the day before dtRef; null = not known
+SELECT -- columns: meaning | unit | window | formula
+    -- the day that the features look back from, local
+    a.dtRef,
+    -- customer, uuid
+    a.idCliente,
+    -- days since the last activity | days | D28 | dtRef - local day of the last transaction
+    CAST(a.nrRecencia AS BIGINT) AS nrRecencia,
+    -- balance, the net points of the life; null = none | points | Vida | sum of points
+    CAST(a.nrSaldoPontos AS BIGINT) AS nrSaldoPontos,
+    -- days since the first activity | days | Vida | dtRef - local day of the first transaction
+    CAST(a.nrIdadeBase AS BIGINT) AS nrIdadeBase,
+    -- 1 = has an e-mail address, 0 = has none, null = not known | flag 0 or 1 | Vida
+    -- | flEmailCliente of the state that holds in cliente_historico at the end of the local day dtRef - 1
+    CAST(h.flEmailCliente AS BIGINT) AS flEmail
 FROM atividade AS a
 -- At the end of a day at most one state holds; those that end on the day on which they began never do.
 LEFT JOIN historico AS h

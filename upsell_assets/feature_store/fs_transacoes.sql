@@ -40,67 +40,94 @@ produto AS (
     GROUP BY r.dtRef, c.idCliente
 )
 
-SELECT
-    j.dtRef, -- the day that the features look back from, local
-    j.idCliente, -- customer, uuid
-    CAST(j.nrTransacoesD7 AS BIGINT) AS nrQtdeTransacaoD7, -- transactions in D7
-    CAST(j.nrTransacoesD28 AS BIGINT) AS nrQtdeTransacaoD28, -- transactions in D28
-    CAST(j.nrTransacoesD56 AS BIGINT) AS nrQtdeTransacaoD56, -- transactions in D56
-    CAST(j.nrTransacoesVida AS BIGINT) AS nrQtdeTransacaoVida, -- transactions over the life before dtRef
-    CAST(j.nrTransacoesD7 AS DOUBLE) / NULLIF(j.nrDiasD7, 0)
-        AS nrQtdeTransacaoDiaD7, -- transactions per active day in D7
-    CAST(j.nrTransacoesD28 AS DOUBLE) / NULLIF(j.nrDiasD28, 0)
-        AS nrQtdeTransacaoDiaD28, -- transactions per active day in D28
-    CAST(j.nrTransacoesD56 AS DOUBLE) / NULLIF(j.nrDiasD56, 0)
-        AS nrQtdeTransacaoDiaD56, -- transactions per active day in D56
-    CAST(j.nrTransacoesVida AS DOUBLE) / NULLIF(j.nrDiasVida, 0)
-        AS nrQtdeTransacaoDiaVida, -- transactions per active day over the life before dtRef
-    CAST(COALESCE(p.nrTransacoesAirflowLover, 0) AS BIGINT)
-        AS nrQtdTransacaoAirflowLover, -- transactions with 'Airflow Lover' in D28
+SELECT -- columns: meaning | unit | window | formula
+    -- the day that the features look back from, local
+    j.dtRef,
+    -- customer, uuid
+    j.idCliente,
+    -- transactions; 0 = none | transactions | D7 | count of transactions
+    CAST(j.nrTransacoesD7 AS BIGINT) AS nrQtdeTransacaoD7,
+    -- transactions | transactions | D28 | count of transactions
+    CAST(j.nrTransacoesD28 AS BIGINT) AS nrQtdeTransacaoD28,
+    -- transactions | transactions | D56 | count of transactions
+    CAST(j.nrTransacoesD56 AS BIGINT) AS nrQtdeTransacaoD56,
+    -- transactions | transactions | Vida | count of transactions
+    CAST(j.nrTransacoesVida AS BIGINT) AS nrQtdeTransacaoVida,
+    -- transactions per active day; null = none | transactions per day | D7 | nrQtdeTransacaoD7 / active days
+    CAST(j.nrTransacoesD7 AS DOUBLE) / NULLIF(j.nrDiasD7, 0) AS nrQtdeTransacaoDiaD7,
+    -- transactions per active day | transactions per day | D28 | nrQtdeTransacaoD28 / active days
+    CAST(j.nrTransacoesD28 AS DOUBLE) / NULLIF(j.nrDiasD28, 0) AS nrQtdeTransacaoDiaD28,
+    -- transactions per active day | transactions per day | D56 | nrQtdeTransacaoD56 / active days
+    CAST(j.nrTransacoesD56 AS DOUBLE) / NULLIF(j.nrDiasD56, 0) AS nrQtdeTransacaoDiaD56,
+    -- transactions per active day | transactions per day | Vida | nrQtdeTransacaoVida / active days
+    CAST(j.nrTransacoesVida AS DOUBLE) / NULLIF(j.nrDiasVida, 0) AS nrQtdeTransacaoDiaVida,
+    -- transactions with 'Airflow Lover'; 0 = none | transactions | D28 | count of transactions with 'Airflow Lover'
+    CAST(COALESCE(p.nrTransacoesAirflowLover, 0) AS BIGINT) AS nrQtdTransacaoAirflowLover,
+    -- of the transactions, the share with 'Airflow Lover'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoAirflowLover / nrQtdeTransacaoD28
     CAST(COALESCE(p.nrTransacoesAirflowLover, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoAirflowLover, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesChatMessage, 0) AS BIGINT)
-        AS nrQtdTransacaoChatMessage, -- transactions with 'ChatMessage' in D28
-    CAST(COALESCE(p.nrTransacoesChatMessage, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoChatMessage, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesChurn10pp, 0) AS BIGINT)
-        AS nrQtdTransacaoChurn10pp, -- transactions with 'Churn_10pp' in D28
-    CAST(COALESCE(p.nrTransacoesChurn10pp, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoChurn10pp, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesChurn2pp, 0) AS BIGINT)
-        AS nrQtdTransacaoChurn2pp, -- transactions with 'Churn_2pp' in D28
-    CAST(COALESCE(p.nrTransacoesChurn2pp, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoChurn2pp, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesChurn5pp, 0) AS BIGINT)
-        AS nrQtdTransacaoChurn5pp, -- transactions with 'Churn_5pp' in D28
-    CAST(COALESCE(p.nrTransacoesChurn5pp, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoChurn5pp, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesDailyLoot, 0) AS BIGINT)
-        AS nrQtdTransacaoDailyLoot, -- transactions with 'Daily Loot' in D28
-    CAST(COALESCE(p.nrTransacoesDailyLoot, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoDailyLoot, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesListaPresenca, 0) AS BIGINT)
-        AS nrQtdTransacaoListapresenca, -- transactions with 'Lista de presença' in D28
+        AS nrPctTransacaoAirflowLover,
+    -- transactions with 'ChatMessage'; 0 = none | transactions | D28 | count of transactions with 'ChatMessage'
+    CAST(COALESCE(p.nrTransacoesChatMessage, 0) AS BIGINT) AS nrQtdTransacaoChatMessage,
+    -- of the transactions, the share with 'ChatMessage'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoChatMessage / nrQtdeTransacaoD28
+    CAST(COALESCE(p.nrTransacoesChatMessage, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0) AS nrPctTransacaoChatMessage,
+    -- transactions with 'Churn_10pp'; 0 = none | transactions | D28 | count of transactions with 'Churn_10pp'
+    CAST(COALESCE(p.nrTransacoesChurn10pp, 0) AS BIGINT) AS nrQtdTransacaoChurn10pp,
+    -- of the transactions, the share with 'Churn_10pp'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoChurn10pp / nrQtdeTransacaoD28
+    CAST(COALESCE(p.nrTransacoesChurn10pp, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0) AS nrPctTransacaoChurn10pp,
+    -- transactions with 'Churn_2pp'; 0 = none | transactions | D28 | count of transactions with 'Churn_2pp'
+    CAST(COALESCE(p.nrTransacoesChurn2pp, 0) AS BIGINT) AS nrQtdTransacaoChurn2pp,
+    -- of the transactions, the share with 'Churn_2pp'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoChurn2pp / nrQtdeTransacaoD28
+    CAST(COALESCE(p.nrTransacoesChurn2pp, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0) AS nrPctTransacaoChurn2pp,
+    -- transactions with 'Churn_5pp'; 0 = none | transactions | D28 | count of transactions with 'Churn_5pp'
+    CAST(COALESCE(p.nrTransacoesChurn5pp, 0) AS BIGINT) AS nrQtdTransacaoChurn5pp,
+    -- of the transactions, the share with 'Churn_5pp'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoChurn5pp / nrQtdeTransacaoD28
+    CAST(COALESCE(p.nrTransacoesChurn5pp, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0) AS nrPctTransacaoChurn5pp,
+    -- transactions with 'Daily Loot'; 0 = none | transactions | D28 | count of transactions with 'Daily Loot'
+    CAST(COALESCE(p.nrTransacoesDailyLoot, 0) AS BIGINT) AS nrQtdTransacaoDailyLoot,
+    -- of the transactions, the share with 'Daily Loot'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoDailyLoot / nrQtdeTransacaoD28
+    CAST(COALESCE(p.nrTransacoesDailyLoot, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0) AS nrPctTransacaoDailyLoot,
+    -- transactions with 'Lista de presença'; 0 = none | transactions | D28
+    -- | count of transactions with 'Lista de presença'
+    CAST(COALESCE(p.nrTransacoesListaPresenca, 0) AS BIGINT) AS nrQtdTransacaoListapresenca,
+    -- of the transactions, the share with 'Lista de presença'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoListapresenca / nrQtdeTransacaoD28
     CAST(COALESCE(p.nrTransacoesListaPresenca, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoListapresenca, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesPresencaStreak, 0) AS BIGINT)
-        AS nrQtdTransacaoPresencaStreak, -- transactions with 'Presença Streak' in D28
+        AS nrPctTransacaoListapresenca,
+    -- transactions with 'Presença Streak'; 0 = none | transactions | D28 | count of transactions with 'Presença Streak'
+    CAST(COALESCE(p.nrTransacoesPresencaStreak, 0) AS BIGINT) AS nrQtdTransacaoPresencaStreak,
+    -- of the transactions, the share with 'Presença Streak'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoPresencaStreak / nrQtdeTransacaoD28
     CAST(COALESCE(p.nrTransacoesPresencaStreak, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoPresencaStreak, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesRLover, 0) AS BIGINT) AS nrQtdTransacaoRLover, -- transactions with 'R Lover' in D28
-    CAST(COALESCE(p.nrTransacoesRLover, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoRLover, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesResgatarPonei, 0) AS BIGINT)
-        AS nrQtdTransacaoResgatarPonei, -- transactions with 'Resgatar Ponei' in D28
+        AS nrPctTransacaoPresencaStreak,
+    -- transactions with 'R Lover'; 0 = none | transactions | D28 | count of transactions with 'R Lover'
+    CAST(COALESCE(p.nrTransacoesRLover, 0) AS BIGINT) AS nrQtdTransacaoRLover,
+    -- of the transactions, the share with 'R Lover'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoRLover / nrQtdeTransacaoD28
+    CAST(COALESCE(p.nrTransacoesRLover, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0) AS nrPctTransacaoRLover,
+    -- transactions with 'Resgatar Ponei'; 0 = none | transactions | D28 | count of transactions with 'Resgatar Ponei'
+    CAST(COALESCE(p.nrTransacoesResgatarPonei, 0) AS BIGINT) AS nrQtdTransacaoResgatarPonei,
+    -- of the transactions, the share with 'Resgatar Ponei'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoResgatarPonei / nrQtdeTransacaoD28
     CAST(COALESCE(p.nrTransacoesResgatarPonei, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoResgatarPonei, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesTrocaStreamElements, 0) AS BIGINT)
-        AS nrQtdTransacaoTrocaStreamElements, -- transactions with 'Troca de Pontos StreamElements' in D28
+        AS nrPctTransacaoResgatarPonei,
+    -- transactions with 'Troca de Pontos StreamElements'; 0 = none | transactions | D28
+    -- | count of transactions with 'Troca de Pontos StreamElements'
+    CAST(COALESCE(p.nrTransacoesTrocaStreamElements, 0) AS BIGINT) AS nrQtdTransacaoTrocaStreamElements,
+    -- of the transactions, the share with 'Troca de Pontos StreamElements'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoTrocaStreamElements / nrQtdeTransacaoD28
     CAST(COALESCE(p.nrTransacoesTrocaStreamElements, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoTrocaStreamElements, -- that, of the transactions of D28, 0 to 1
-    CAST(COALESCE(p.nrTransacoesVendaItemRPG, 0) AS BIGINT)
-        AS nrQtdTransacaoVendaItemRPG, -- transactions with a product 'Venda de Item: ...' in D28
-    CAST(COALESCE(p.nrTransacoesVendaItemRPG, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0)
-        AS nrPctTransacaoVendaItemRPG -- that, of the transactions of D28, 0 to 1
+        AS nrPctTransacaoTrocaStreamElements,
+    -- transactions with 'Venda de Item: ...'; 0 = none | transactions | D28
+    -- | count of transactions with a product whose name contains 'Venda de Item: '
+    CAST(COALESCE(p.nrTransacoesVendaItemRPG, 0) AS BIGINT) AS nrQtdTransacaoVendaItemRPG,
+    -- of the transactions, the share with 'Venda de Item: ...'; 0 = none | share 0 to 1 | D28
+    -- | nrQtdTransacaoVendaItemRPG / nrQtdeTransacaoD28
+    CAST(COALESCE(p.nrTransacoesVendaItemRPG, 0) AS DOUBLE) / NULLIF(j.nrTransacoesD28, 0) AS nrPctTransacaoVendaItemRPG
 FROM janela AS j
 LEFT JOIN produto AS p ON p.dtRef = j.dtRef AND p.idCliente = j.idCliente

@@ -29,10 +29,18 @@ base AS (
     GROUP BY r.dtRef
 )
 
-SELECT
-    b.dtRef, -- last local day of the last 28
-    b.qtdeBaseOld, -- customers active in (dtRef - 56, dtRef - 28]
-    b.qtdeBaseNewNotChurn, -- of them, customers active in (dtRef - 28, dtRef]
-    b.qtdeBaseOld - b.qtdeBaseNewNotChurn AS nrQtdeChurn, -- of them, customers not active any more
-    CAST(b.qtdeBaseOld - b.qtdeBaseNewNotChurn AS DOUBLE) / NULLIF(b.qtdeBaseOld, 0) AS ChurnRate -- their share, 0 to 1
+SELECT -- columns: meaning | unit | window | formula
+    -- last local day of the last 28
+    b.dtRef,
+    -- customers of the base | customers | 56 days
+    -- | count of distinct customers with a transaction whose local day is in (dtRef - 56, dtRef - 28]
+    b.qtdeBaseOld,
+    -- customers of the base who came back | customers | 56 days
+    -- | count of those of qtdeBaseOld with a transaction whose local day is in (dtRef - 28, dtRef]
+    b.qtdeBaseNewNotChurn,
+    -- customers of the base who did not come back | customers | 56 days | qtdeBaseOld - qtdeBaseNewNotChurn
+    b.qtdeBaseOld - b.qtdeBaseNewNotChurn AS nrQtdeChurn,
+    -- of the base, the share that did not come back; null = no base | share 0 to 1 | 56 days
+    -- | nrQtdeChurn / qtdeBaseOld
+    CAST(b.qtdeBaseOld - b.qtdeBaseNewNotChurn AS DOUBLE) / NULLIF(b.qtdeBaseOld, 0) AS ChurnRate
 FROM base AS b

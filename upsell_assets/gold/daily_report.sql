@@ -1,14 +1,21 @@
 -- Transactions, customers and points of a local day: one row per product, and one total row (descNomeProduto null)
 -- for every dtRef; key (dtRef, descNomeProduto). A transaction counts once for each distinct product in its cart;
 -- without lines it is in the total only.
-SELECT
-    r.dtRef, -- local day
-    p.descNomeProduto, -- product name; null = the total
-    CAST(COALESCE(SUM(p.nrTransacoes), 0) AS BIGINT) AS nrQuantidadeTrasacoes, -- transactions
-    COUNT(p.idCliente) AS nrQuantidadeClientes, -- distinct customers
-    CAST(SUM(p.nrPontos) AS BIGINT) AS nrQuantidadePontos, -- net points; null = none
-    CAST(COALESCE(SUM(p.nrPontosPos), 0) AS BIGINT) AS nrQuantidadePontosPos, -- points earned
-    CAST(COALESCE(SUM(p.nrPontosNeg), 0) AS BIGINT) AS nrQuantidadePontosNeg -- points spent, a negative number
+SELECT -- columns: meaning | unit | window | formula
+    -- local day
+    r.dtRef,
+    -- product name: the row is of the transactions with it; null = the total, of all transactions
+    p.descNomeProduto,
+    -- transactions; 0 = none | transactions | day | count of transactions
+    CAST(COALESCE(SUM(p.nrTransacoes), 0) AS BIGINT) AS nrQuantidadeTrasacoes,
+    -- customers; 0 = none | customers | day | count of distinct idCliente that are not null
+    COUNT(p.idCliente) AS nrQuantidadeClientes,
+    -- net points; null = none | points | day | sum of points
+    CAST(SUM(p.nrPontos) AS BIGINT) AS nrQuantidadePontos,
+    -- points earned; 0 = none | points | day | sum of points where points > 0
+    CAST(COALESCE(SUM(p.nrPontosPos), 0) AS BIGINT) AS nrQuantidadePontosPos,
+    -- points spent, as a negative number; 0 = none | points | day | sum of points where points < 0
+    CAST(COALESCE(SUM(p.nrPontosNeg), 0) AS BIGINT) AS nrQuantidadePontosNeg
 FROM dtrefs AS r
 LEFT JOIN gold.upsell._produto_cliente_dia AS p ON p.dtDia = r.dtRef
 GROUP BY r.dtRef, p.descNomeProduto

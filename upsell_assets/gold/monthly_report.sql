@@ -16,16 +16,24 @@ WITH cliente AS (
     GROUP BY r.dtRef, p.descNomeProduto, p.idCliente
 )
 
-SELECT
-    r.dtRef, -- last local day of the 28
-    c.descNomeProduto, -- product name; null = the total
-    CAST(COALESCE(SUM(c.nrTransacoes), 0) AS BIGINT) AS nrQuantidadeTrasacoes, -- transactions
-    COUNT(c.idCliente) AS nrQuantidadeClientes, -- distinct customers
-    CAST(SUM(c.nrPontos) AS BIGINT) AS nrQuantidadePontos, -- net points; null = none
-    CAST(COALESCE(SUM(c.nrPontosPos), 0) AS BIGINT) AS nrQuantidadePontosPos, -- points earned
-    CAST(COALESCE(SUM(c.nrPontosNeg), 0) AS BIGINT) AS nrQuantidadePontosNeg, -- points spent, a negative number
-    CAST(SUM(c.nrTransacoes) AS DOUBLE) / NULLIF(COUNT(c.idCliente), 0)
-        AS nrQuantidadeTransacaoCliente -- transactions per customer
+SELECT -- columns: meaning | unit | window | formula
+    -- last local day of the 28
+    r.dtRef,
+    -- product name: the row is of the transactions with it; null = the total, of all transactions
+    c.descNomeProduto,
+    -- transactions; 0 = none | transactions | 28 days | count of transactions
+    CAST(COALESCE(SUM(c.nrTransacoes), 0) AS BIGINT) AS nrQuantidadeTrasacoes,
+    -- customers; 0 = none | customers | 28 days | count of distinct idCliente that are not null
+    COUNT(c.idCliente) AS nrQuantidadeClientes,
+    -- net points; null = none | points | 28 days | sum of points
+    CAST(SUM(c.nrPontos) AS BIGINT) AS nrQuantidadePontos,
+    -- points earned; 0 = none | points | 28 days | sum of points where points > 0
+    CAST(COALESCE(SUM(c.nrPontosPos), 0) AS BIGINT) AS nrQuantidadePontosPos,
+    -- points spent, as a negative number; 0 = none | points | 28 days | sum of points where points < 0
+    CAST(COALESCE(SUM(c.nrPontosNeg), 0) AS BIGINT) AS nrQuantidadePontosNeg,
+    -- transactions per customer; null = no customer | transactions per customer | 28 days
+    -- | nrQuantidadeTrasacoes / nrQuantidadeClientes
+    CAST(SUM(c.nrTransacoes) AS DOUBLE) / NULLIF(COUNT(c.idCliente), 0) AS nrQuantidadeTransacaoCliente
 FROM dtrefs AS r
 LEFT JOIN cliente AS c ON c.dtRef = r.dtRef
 GROUP BY r.dtRef, c.descNomeProduto

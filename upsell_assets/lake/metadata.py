@@ -26,11 +26,9 @@ def definition_metadata(lakehouse: Lakehouse, name: str) -> dict[str, str]:
     return {"dagster/table_name": name, "dagster/uri": lakehouse.store.uri(name.replace(".", "/"))}
 
 
-def table_metadata(
-    lakehouse: Lakehouse, table: DeltaTable, sql: SqlFile | None = None, descriptions: Mapping[str, str] | None = None
-) -> Metadata:
+def table_metadata(lakehouse: Lakehouse, table: DeltaTable, sql: SqlFile | None = None) -> Metadata:
     """What is known of a table once it is committed: all its rows, version, columns and where they come from."""
-    described = {**(sql.columns if sql else {}), **(descriptions or {})}
+    described = {column: str(comment) for column, comment in sql.columns.items()} if sql else {}
     metadata: Metadata = {
         "dagster/row_count": row_count(table),
         "delta_version": table.version(),

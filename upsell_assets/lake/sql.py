@@ -24,6 +24,7 @@ from sqlglot.lineage import lineage as column_lineage
 from sqlglot.parsers.spark import SparkParser
 
 from upsell_assets.errors import PermanentError
+from upsell_assets.lake.comments import ColumnComment, parse_comment
 
 SCHEMA = "upsell"
 DTREFS = "dtrefs"
@@ -68,7 +69,8 @@ class SqlFile:
         text: the file as it is written.
         tree: the query; never changed in place (`bind` copies).
         description: the comment that leads the file.
-        columns: output column -> the comment beside it ("" where there is none), in the order of the output.
+        columns: output column -> what its comment says, in the order of the output. The comment stands on the lines
+            above the column, or behind its comma.
         tables: the tables that it reads, through its views too: three-part names, and `dtrefs` where it asks
             for the requested dtRefs.
         parameters: names of the `:name` markers.
@@ -79,7 +81,7 @@ class SqlFile:
     text: str
     tree: exp.Query
     description: str
-    columns: dict[str, str]
+    columns: dict[str, ColumnComment]
     tables: frozenset[str]
     parameters: frozenset[str]
     code_version: str
@@ -92,7 +94,8 @@ def load_sql(path: Path) -> SqlFile:
     in `feature_store/_cliente_dia.sql`, is an internal view and is inlined as a CTE.
 
     Raises:
-        PermanentError: the file is no single query, or an internal view refers to itself.
+        PermanentError: the file is no single query, the comment of a column is not readable, or an internal view
+            refers to itself.
     """
     text = path.read_text(encoding="utf-8")
     tree = _inline_views(_parse(path), path.parent.parent)
@@ -101,7 +104,7 @@ def load_sql(path: Path) -> SqlFile:
         text=text,
         tree=tree,
         description=_leading_comment(text),
-        columns={s.alias_or_name: " ".join(c.strip() for c in s.comments or ()) for s in tree.selects},
+        columns={select.alias_or_name: _column_comment(path, select) for select in tree.selects},
         tables=source_tables(tree),
         parameters=frozenset(marker.name for marker in tree.find_all(exp.Placeholder)),
         code_version=hashlib.sha256(tree.sql(_Spark, comments=False).encode()).hexdigest(),
@@ -225,6 +228,19 @@ def _leading_comment(text: str) -> str:
             break
         lines.append(line[2:].strip())
     return " ".join(lines)
+
+
+def _column_comment(path: Path, select: exp.Expr) -> ColumnComment:
+    node = select
+    # A comment above an expression such as `a / b AS c` is held by what begins it, here a.
+    while not node.comments and isinstance(node.this, exp.Expr):
+        node = node.this
+    try:
+        return parse_comment(" ".join(line.strip() for line in node.comments or ()))
+    except ValueError as error:
+        raise PermanentError(
+            f"`{path}`: the comment of column {select.alias_or_name} is not readable: {error}"
+        ) from error
 
 
 def _sources(tree: exp.Query) -> list[exp.Table]:

@@ -48,8 +48,8 @@ parts AS (
 SELECT
     p.idTransaction AS idTransacao, -- transaction, uuid
     p.idCustomer AS idCliente, -- customer, who need not have a row in cliente
-    -- Both engines are given one canonical spelling, 2024-02-01 00:00:00.0+00:00, and no other.
     TRY_CAST(
+        -- Both engines are given one canonical spelling, 2024-02-01 00:00:00.0+00:00, and no other.
         CONCAT(
             p.dia,
             ' ',

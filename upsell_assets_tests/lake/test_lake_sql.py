@@ -15,6 +15,7 @@ from run_sql import PACKAGE, sql_file, utc
 from sqlglot import exp, parse_one
 
 from upsell_assets.errors import PermanentError
+from upsell_assets.lake.comments import ColumnComment
 from upsell_assets.lake.sql import Parameter, SqlFile, bind, lineage, load_sql, output_columns, to_duckdb, to_spark
 
 FILES = sorted(path for layer in ("silver", "feature_store", "gold") for path in (PACKAGE / layer).glob("*.sql"))
@@ -83,7 +84,7 @@ def test_a_file_says_what_it_is(write: Write) -> None:
 
     assert query.name == "gold.upsell.report"
     assert query.description == "Points of a day; second line of it."
-    assert query.columns == {"dtRef": "local day", "nrPontos": "net points"}
+    assert query.columns == {"dtRef": ColumnComment("local day"), "nrPontos": ColumnComment("net points")}
     assert query.tables == {"dtrefs", "silver.upsell.transacoes"}
     assert query.parameters == {"now"}
 
@@ -93,7 +94,13 @@ def test_every_shipped_file_says_what_it_and_its_columns_are(path: Path) -> None
     query = load_sql(path)
 
     assert query.description
-    assert [column for column, comment in query.columns.items() if not comment] == []
+    assert [column for column, comment in query.columns.items() if not comment.meaning] == []
+
+
+def test_what_a_query_says_within_an_expression_is_not_said_of_the_column() -> None:
+    said = str(sql_file("silver/transacoes").columns["dtTransacao"])
+
+    assert said == "time of the transaction, UTC; null where the source's text is no date"
 
 
 def test_internal_views_are_inlined_and_their_tables_are_the_query_s(write: Write) -> None:

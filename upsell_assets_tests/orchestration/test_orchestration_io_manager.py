@@ -1,7 +1,7 @@
 """The IO manager: what a run replaces, what it tells of the table, and how the next asset gets it."""
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import pytest
 from dagster import AssetKey
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from reference import History
+from run_sql import silver, sql_file
 
+from upsell_assets.dtref_assets import COMPUTED, daily_query
 from upsell_assets.lake.engines import Query
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -152,6 +155,27 @@ def test_a_query_of_a_file_tells_descriptions_and_where_columns_come_from(lakeho
         "visitor": [dg.TableColumnDep(doors, "visitor")],
         "one": [],
     }
+
+
+def test_features_and_reports_tell_meaning_unit_window_and_formula_of_their_columns(lakehouse: Lakehouse) -> None:
+    for name, table in silver(History([])).items():
+        lakehouse.lake.replace(name, table.to_reader(), partitions={})
+
+    def described(name: str) -> dict[str, str]:
+        told = write(lakehouse, daily_query(sql_file(name), [date(2024, 2, 1)], datetime.now(UTC)))
+        return {column.name: column.description for column in told["dagster/column_schema"].columns}
+
+    features = described("feature_store/fs_geral")
+    assert list(features) == ["dtRef", "idCliente", "nrRecencia", "nrSaldoPontos", "nrIdadeBase", "flEmail", COMPUTED]
+    assert features["idCliente"] == "customer, uuid"
+    assert features["nrRecencia"] == (
+        "days since the last activity. Unit: days. Window: D28. Formula: dtRef - local day of the last transaction"
+    )
+    assert features[COMPUTED] == "when the row was computed, UTC"
+    assert described("gold/churn_report")["nrQtdeChurn"] == (
+        "customers of the base who did not come back. Unit: customers. Window: 56 days."
+        " Formula: qtdeBaseOld - qtdeBaseNewNotChurn"
+    )
 
 
 def test_a_run_over_a_range_of_days_is_one_commit(lakehouse: Lakehouse) -> None:
