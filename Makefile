@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down reset status test proof lint format lock bench clean
+.PHONY: help up down reset status test proof docs lint format lock bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(VENV)/.installed ## run the tests (ARGS are pytest's)
 
 proof: $(VENV)/.installed ## try the law as often as docs/reliability.md says, and write its table
 	@UPSELL_PROOF=$${UPSELL_PROOF:-1} $(BIN)/python upsell_assets_tests/proof.py
+
+docs: $(VENV)/.installed ## write docs/features.md from the comments of the .sql files
+	@$(BIN)/python scripts/features_page.py
 
 lint: $(VENV)/.installed ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
