@@ -8,17 +8,18 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
-import pyarrow as pa
 from sqlglot import exp
 
+from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
 from upsell_assets.automation import on_change
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.comments import ColumnComment
-from upsell_assets.lake.engines import Query
+from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.io_manager import PARTITION_COLUMN
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import definition_metadata
 from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
+from upsell_assets.lake.tables import Lake
 from upsell_assets.partitions import dtrefs
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days, local_day
@@ -52,6 +53,7 @@ def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.Ass
     """The asset of one file; dtRefs of the run that do not exist stay empty."""
     touched = touched_key(sql.name)
     tables = sorted(name for name in sql.tables if name != DTREFS)
+    kept = load_sql(sql.path, tables=AGGREGATES)
 
     @dg.asset(
         key=sql.name.split("."),
@@ -72,16 +74,26 @@ def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.Ass
         now = datetime.now(UTC)
         wanted = [date.fromisoformat(key) for key in context.partition_keys]
         exists = existing(sql.name, event_days(lakehouse.lake, now), local_day(now), None)
-        versions = {name: lakehouse.lake.open(name).version() for name in tables}
-        return daily_query(sql, [day for day in wanted if exists and day in exists], now, versions)
+        versions = current_versions(lakehouse.lake, lakehouse.engine, kept)
+        query = daily_query(kept, [day for day in wanted if exists and day in exists], now, versions)
+        return replace(query, sql=described(sql))
 
     return daily
+
+
+def current_versions(lake: Lake, engine: Engine, kept: SqlFile) -> dict[str, int]:
+    """The versions of the tables that a query reads, after its aggregates were brought up to date with silver."""
+    versions = refresh_aggregates(lake, engine, kept.tables & AGGREGATES.keys())
+    return versions | {name: lake.open(name).version() for name in kept.tables - versions.keys() - {DTREFS}}
 
 
 def daily_query(sql: SqlFile, days: list[date], now: datetime, versions: dict[str, int] | None = None) -> Query:
     """The query of a daily table for a set of dtRefs, each row with the time of its computation (UTC)."""
     rows = exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(sql.tree.subquery("q"))
     params = {"computed_at": now, **({"now": now} if "now" in sql.parameters else {})}
-    relation = pa.table({"dtRef": pa.array(days, pa.date32())})
-    columns = {**sql.columns, COMPUTED: ColumnComment("when the row was computed, UTC")}
-    return Query(rows, params, {DTREFS: relation}, versions or {}, replace(sql, columns=columns))
+    return Query(rows, params, {}, versions or {}, described(sql)).over(days)
+
+
+def described(sql: SqlFile) -> SqlFile:
+    """The file with what is said of the columns that every daily table has besides its own."""
+    return replace(sql, columns={**sql.columns, COMPUTED: ColumnComment("when the row was computed, UTC")})

@@ -18,7 +18,8 @@ import pyarrow as pa
 from reference import History, Keyed
 
 import upsell_assets
-from upsell_assets.lake.sql import DTREFS, Parameter, SqlFile, bind, load_sql, to_duckdb
+from upsell_assets.lake.engines import Query
+from upsell_assets.lake.sql import Parameter, SqlFile, bind, load_sql, to_duckdb
 
 PACKAGE = Path(upsell_assets.__file__).parent
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -71,13 +72,14 @@ def run(
 ) -> pa.Table:
     """What a file gives over these tables, for these dtRefs."""
     query = sql_file(name)
-    given = {**tables, DTREFS: pa.table({"dtRef": pa.array(list(dtrefs), pa.date32())})}
+    asked = Query(query.tree, params or {}).over(dtrefs)
+    given = {**tables, **asked.relations}
     names = {table: table.replace(".", "_") for table in query.tables}
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for table, alias in names.items():
             connection.register(alias, given[table])
-        return connection.execute(to_duckdb(bind(query.tree, names, params or {}))).to_arrow_table()
+        return connection.execute(to_duckdb(bind(query.tree, names, asked.params))).to_arrow_table()
 
 
 def by_dt_ref(table: pa.Table, key: str | None) -> dict[date, Keyed]:

@@ -41,8 +41,9 @@ from upsell_assets.bronze.tables import (
 from upsell_assets.bronze.upkeep import compact, expired_before
 from upsell_assets.bronze.write import append, constant, staged_rows, touched_paths, write
 from upsell_assets.contracts import Contract
+from upsell_assets.lake.commits import retry_conflicts
 from upsell_assets.lake.duck import parquet, quote, reader, text
-from upsell_assets.lake.tables import Lake, UnknownTableError, retry_conflicts
+from upsell_assets.lake.tables import Lake, UnknownTableError
 from upsell_assets.raw.files import FILE, MODIFIED, OP, SEQUENCE, Position, order_fields
 from upsell_assets.raw.landing import full_load_prefix
 

@@ -36,9 +36,10 @@ from upsell_assets.bronze.tables import (
     tombstones_name,
 )
 from upsell_assets.contracts import Contract
+from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.duck import parquet, quote, reader
 from upsell_assets.lake.store import ObjectStore
-from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
+from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
 from upsell_assets.raw.ledger import Ledger
 

@@ -19,9 +19,10 @@ from upsell_assets.bronze.layout import DATE, Files, partition_of
 from upsell_assets.bronze.tables import changes_name, table_name, tombstones_name
 from upsell_assets.bronze.write import grouped, old_files
 from upsell_assets.contracts import Contract
+from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.duck import parquet, reader, text
 from upsell_assets.lake.files import NewFile, exchange, write_files
-from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
+from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import MODIFIED
 
 SMALL_FILES = 16

@@ -21,9 +21,10 @@ from upsell_assets.bronze.law import same_key
 from upsell_assets.bronze.layout import DATE, MONTH, Files, month_of, partition_of
 from upsell_assets.bronze.tables import WRITTEN
 from upsell_assets.contracts import Contract
+from upsell_assets.lake.commits import commit_properties
 from upsell_assets.lake.duck import parquet, quote
 from upsell_assets.lake.files import NewFile, OldFile, exchange, write_files
-from upsell_assets.lake.tables import Lake, commit_properties
+from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
 
 _PATH, _DELETE = "_path", "_delete"

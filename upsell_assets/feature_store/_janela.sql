@@ -7,3 +7,5 @@ SELECT
 FROM dtrefs AS r
 INNER JOIN feature_store.upsell._cliente_dia AS c
     ON c.dtDia >= DATE_SUB(r.dtRef, 56) AND c.dtDia < r.dtRef
+-- The same of all dtRefs together, so that what lies outside is not read.
+WHERE c.dtDia >= DATE_SUB(:first_dtref, 56) AND c.dtDia < :last_dtref

@@ -36,14 +36,12 @@ janela AS (
 
 mensagem AS (
     SELECT
-        r.dtRef,
-        c.idCliente,
-        SUM(c.nrTransacoes) AS nrMensagens
-    FROM dtrefs AS r
-    INNER JOIN feature_store.upsell._cliente_dia_produto AS c
-        ON c.dtDia >= DATE_SUB(r.dtRef, 28) AND c.dtDia < r.dtRef
-    WHERE c.descSufixo = 'ChatMessage'
-    GROUP BY r.dtRef, c.idCliente
+        j.dtRef,
+        j.idCliente,
+        SUM(j.nrTransacoes) AS nrMensagens
+    FROM feature_store.upsell._janela_produto AS j
+    WHERE j.descSufixo = 'ChatMessage'
+    GROUP BY j.dtRef, j.idCliente
 )
 
 SELECT -- columns: meaning | unit | window | formula

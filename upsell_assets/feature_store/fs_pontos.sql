@@ -31,24 +31,22 @@ WITH janela AS (
 
 produto AS (
     SELECT
-        r.dtRef,
-        c.idCliente,
-        SUM(CASE WHEN c.descSufixo = 'AirflowLover' THEN c.nrPontosAbs END) AS nrPontosAirflowLover,
-        SUM(CASE WHEN c.descSufixo = 'ChatMessage' THEN c.nrPontosAbs END) AS nrPontosChatMessage,
-        SUM(CASE WHEN c.descSufixo = 'Churn10pp' THEN c.nrPontosAbs END) AS nrPontosChurn10pp,
-        SUM(CASE WHEN c.descSufixo = 'Churn2pp' THEN c.nrPontosAbs END) AS nrPontosChurn2pp,
-        SUM(CASE WHEN c.descSufixo = 'Churn5pp' THEN c.nrPontosAbs END) AS nrPontosChurn5pp,
-        SUM(CASE WHEN c.descSufixo = 'DailyLoot' THEN c.nrPontosAbs END) AS nrPontosDailyLoot,
-        SUM(CASE WHEN c.descSufixo = 'ListaPresenca' THEN c.nrPontosAbs END) AS nrPontosListaPresenca,
-        SUM(CASE WHEN c.descSufixo = 'PresencaStreak' THEN c.nrPontosAbs END) AS nrPontosPresencaStreak,
-        SUM(CASE WHEN c.descSufixo = 'RLover' THEN c.nrPontosAbs END) AS nrPontosRLover,
-        SUM(CASE WHEN c.descSufixo = 'ResgatarPonei' THEN c.nrPontosAbs END) AS nrPontosResgatarPonei,
-        SUM(CASE WHEN c.descSufixo = 'TrocaStreamElements' THEN c.nrPontosAbs END) AS nrPontosTrocaStreamElements,
-        SUM(CASE WHEN c.descSufixo = 'VendaItemRPG' THEN c.nrPontosAbs END) AS nrPontosVendaItemRPG
-    FROM dtrefs AS r
-    INNER JOIN feature_store.upsell._cliente_dia_produto AS c
-        ON c.dtDia >= DATE_SUB(r.dtRef, 28) AND c.dtDia < r.dtRef
-    GROUP BY r.dtRef, c.idCliente
+        j.dtRef,
+        j.idCliente,
+        SUM(CASE WHEN j.descSufixo = 'AirflowLover' THEN j.nrPontosAbs END) AS nrPontosAirflowLover,
+        SUM(CASE WHEN j.descSufixo = 'ChatMessage' THEN j.nrPontosAbs END) AS nrPontosChatMessage,
+        SUM(CASE WHEN j.descSufixo = 'Churn10pp' THEN j.nrPontosAbs END) AS nrPontosChurn10pp,
+        SUM(CASE WHEN j.descSufixo = 'Churn2pp' THEN j.nrPontosAbs END) AS nrPontosChurn2pp,
+        SUM(CASE WHEN j.descSufixo = 'Churn5pp' THEN j.nrPontosAbs END) AS nrPontosChurn5pp,
+        SUM(CASE WHEN j.descSufixo = 'DailyLoot' THEN j.nrPontosAbs END) AS nrPontosDailyLoot,
+        SUM(CASE WHEN j.descSufixo = 'ListaPresenca' THEN j.nrPontosAbs END) AS nrPontosListaPresenca,
+        SUM(CASE WHEN j.descSufixo = 'PresencaStreak' THEN j.nrPontosAbs END) AS nrPontosPresencaStreak,
+        SUM(CASE WHEN j.descSufixo = 'RLover' THEN j.nrPontosAbs END) AS nrPontosRLover,
+        SUM(CASE WHEN j.descSufixo = 'ResgatarPonei' THEN j.nrPontosAbs END) AS nrPontosResgatarPonei,
+        SUM(CASE WHEN j.descSufixo = 'TrocaStreamElements' THEN j.nrPontosAbs END) AS nrPontosTrocaStreamElements,
+        SUM(CASE WHEN j.descSufixo = 'VendaItemRPG' THEN j.nrPontosAbs END) AS nrPontosVendaItemRPG
+    FROM feature_store.upsell._janela_produto AS j
+    GROUP BY j.dtRef, j.idCliente
 )
 
 SELECT -- columns: meaning | unit | window | formula

@@ -20,24 +20,22 @@ WITH janela AS (
 
 produto AS (
     SELECT
-        r.dtRef,
-        c.idCliente,
-        SUM(CASE WHEN c.descSufixo = 'AirflowLover' THEN c.nrTransacoes END) AS nrTransacoesAirflowLover,
-        SUM(CASE WHEN c.descSufixo = 'ChatMessage' THEN c.nrTransacoes END) AS nrTransacoesChatMessage,
-        SUM(CASE WHEN c.descSufixo = 'Churn10pp' THEN c.nrTransacoes END) AS nrTransacoesChurn10pp,
-        SUM(CASE WHEN c.descSufixo = 'Churn2pp' THEN c.nrTransacoes END) AS nrTransacoesChurn2pp,
-        SUM(CASE WHEN c.descSufixo = 'Churn5pp' THEN c.nrTransacoes END) AS nrTransacoesChurn5pp,
-        SUM(CASE WHEN c.descSufixo = 'DailyLoot' THEN c.nrTransacoes END) AS nrTransacoesDailyLoot,
-        SUM(CASE WHEN c.descSufixo = 'ListaPresenca' THEN c.nrTransacoes END) AS nrTransacoesListaPresenca,
-        SUM(CASE WHEN c.descSufixo = 'PresencaStreak' THEN c.nrTransacoes END) AS nrTransacoesPresencaStreak,
-        SUM(CASE WHEN c.descSufixo = 'RLover' THEN c.nrTransacoes END) AS nrTransacoesRLover,
-        SUM(CASE WHEN c.descSufixo = 'ResgatarPonei' THEN c.nrTransacoes END) AS nrTransacoesResgatarPonei,
-        SUM(CASE WHEN c.descSufixo = 'TrocaStreamElements' THEN c.nrTransacoes END) AS nrTransacoesTrocaStreamElements,
-        SUM(CASE WHEN c.descSufixo = 'VendaItemRPG' THEN c.nrTransacoes END) AS nrTransacoesVendaItemRPG
-    FROM dtrefs AS r
-    INNER JOIN feature_store.upsell._cliente_dia_produto AS c
-        ON c.dtDia >= DATE_SUB(r.dtRef, 28) AND c.dtDia < r.dtRef
-    GROUP BY r.dtRef, c.idCliente
+        j.dtRef,
+        j.idCliente,
+        SUM(CASE WHEN j.descSufixo = 'AirflowLover' THEN j.nrTransacoes END) AS nrTransacoesAirflowLover,
+        SUM(CASE WHEN j.descSufixo = 'ChatMessage' THEN j.nrTransacoes END) AS nrTransacoesChatMessage,
+        SUM(CASE WHEN j.descSufixo = 'Churn10pp' THEN j.nrTransacoes END) AS nrTransacoesChurn10pp,
+        SUM(CASE WHEN j.descSufixo = 'Churn2pp' THEN j.nrTransacoes END) AS nrTransacoesChurn2pp,
+        SUM(CASE WHEN j.descSufixo = 'Churn5pp' THEN j.nrTransacoes END) AS nrTransacoesChurn5pp,
+        SUM(CASE WHEN j.descSufixo = 'DailyLoot' THEN j.nrTransacoes END) AS nrTransacoesDailyLoot,
+        SUM(CASE WHEN j.descSufixo = 'ListaPresenca' THEN j.nrTransacoes END) AS nrTransacoesListaPresenca,
+        SUM(CASE WHEN j.descSufixo = 'PresencaStreak' THEN j.nrTransacoes END) AS nrTransacoesPresencaStreak,
+        SUM(CASE WHEN j.descSufixo = 'RLover' THEN j.nrTransacoes END) AS nrTransacoesRLover,
+        SUM(CASE WHEN j.descSufixo = 'ResgatarPonei' THEN j.nrTransacoes END) AS nrTransacoesResgatarPonei,
+        SUM(CASE WHEN j.descSufixo = 'TrocaStreamElements' THEN j.nrTransacoes END) AS nrTransacoesTrocaStreamElements,
+        SUM(CASE WHEN j.descSufixo = 'VendaItemRPG' THEN j.nrTransacoes END) AS nrTransacoesVendaItemRPG
+    FROM feature_store.upsell._janela_produto AS j
+    GROUP BY j.dtRef, j.idCliente
 )
 
 SELECT -- columns: meaning | unit | window | formula

@@ -1,11 +1,17 @@
 -- Who of the customers of the 28 local days before the last 28 did not come back in the last 28; one row per dtRef.
 -- The last 28 local days end with dtRef; a customer is active by a transaction.
 WITH atividade AS (
-    SELECT DISTINCT
-        t.idCliente,
-        CAST(FROM_UTC_TIMESTAMP(t.dtTransacao, 'America/Sao_Paulo') AS DATE) AS dtDia
-    FROM silver.upsell.transacoes AS t
-    WHERE t.idCliente IS NOT NULL AND t.dtTransacao IS NOT NULL
+    SELECT
+        p.idCliente,
+        p.dtDia
+    FROM gold.upsell._produto_cliente_dia AS p
+    WHERE
+        -- The row of a day over all products, of which a customer has one.
+        p.descNomeProduto IS NULL
+        AND p.idCliente IS NOT NULL
+        -- The days of all dtRefs together, so that what lies outside is not read.
+        AND p.dtDia > DATE_SUB(:first_dtref, 56)
+        AND p.dtDia <= :last_dtref
 ),
 
 cliente AS (

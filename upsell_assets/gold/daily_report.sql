@@ -17,5 +17,9 @@ SELECT -- columns: meaning | unit | window | formula
     -- points spent, as a negative number; 0 = none | points | day | sum of points where points < 0
     CAST(COALESCE(SUM(p.nrPontosNeg), 0) AS BIGINT) AS nrQuantidadePontosNeg
 FROM dtrefs AS r
-LEFT JOIN gold.upsell._produto_cliente_dia AS p ON p.dtDia = r.dtRef
+LEFT JOIN gold.upsell._produto_cliente_dia AS p
+    ON
+        p.dtDia = r.dtRef
+        -- The same of all dtRefs together, so that what lies outside is not read.
+        AND p.dtDia >= :first_dtref AND p.dtDia <= :last_dtref
 GROUP BY r.dtRef, p.descNomeProduto

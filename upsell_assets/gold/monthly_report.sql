@@ -13,6 +13,8 @@ WITH cliente AS (
     FROM dtrefs AS r
     INNER JOIN gold.upsell._produto_cliente_dia AS p
         ON p.dtDia > DATE_SUB(r.dtRef, 28) AND p.dtDia <= r.dtRef
+    -- The same of all dtRefs together, so that what lies outside is not read.
+    WHERE p.dtDia > DATE_SUB(:first_dtref, 28) AND p.dtDia <= :last_dtref
     GROUP BY r.dtRef, p.descNomeProduto, p.idCliente
 )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -19,8 +20,11 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
+from upsell_assets.lake.commits import commit_properties
 from upsell_assets.lake.duck import quote, reader, text
-from upsell_assets.lake.tables import Lake, commit_properties
+
+if TYPE_CHECKING:
+    from upsell_assets.lake.tables import Lake
 
 LONGEST = 64
 """Characters of text up to which statistics keep it; of longer text they would only cost."""
@@ -142,6 +146,8 @@ def _bound(value: str, kind: pa.DataType, *, up: bool = False) -> object:
         return value
     if pa.types.is_timestamp(kind):
         return _instant(value, up=up)
+    if pa.types.is_date(kind) and len(value) == len("2024-02-29"):
+        return value
     return None
 
 

@@ -18,6 +18,7 @@ from sqlglot import exp
 from upsell_assets.lake.engines import Query
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import table_metadata
+from upsell_assets.lake.portions import run_by_portions
 
 PARTITION_COLUMN = "partition_expr"
 """Metadata key under which an asset names the column that its partitions are (Dagster's own convention)."""
@@ -71,7 +72,7 @@ class DeltaIOManager(dg.IOManager):
 
     def _reader(self, rows: Rows) -> pa.RecordBatchReader:
         if isinstance(rows, Query):
-            return self._lakehouse.engine.run(rows)
+            return run_by_portions(self._lakehouse.engine, rows)
         return rows.to_reader() if isinstance(rows, pa.Table) else rows
 
 

@@ -9,7 +9,7 @@ between what a Spark query says and what SQLGlot makes of it is settled there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -27,7 +27,8 @@ from upsell_assets.errors import PermanentError
 from upsell_assets.lake.comments import ColumnComment, parse_comment
 
 SCHEMA = "upsell"
-DTREFS = "dtrefs"
+DTREFS, FIRST_DTREF, LAST_DTREF = "dtrefs", "first_dtref", "last_dtref"
+"""The relation of the requested dtRefs, and the markers for the first and the last of them."""
 
 Parameter = bool | int | float | str | datetime | date | None
 
@@ -65,6 +66,7 @@ class SqlFile:
     """One query, with its internal views inlined.
 
     Attributes:
+        path: the file.
         name: three-part name of the table that it makes, from folder and file: `gold.upsell.daily_report`.
         text: the file as it is written.
         tree: the query; never changed in place (`bind` copies).
@@ -77,6 +79,7 @@ class SqlFile:
         code_version: sha256 of the query and its views, blind to comments and layout.
     """
 
+    path: Path
     name: str
     text: str
     tree: exp.Query
@@ -87,19 +90,21 @@ class SqlFile:
     code_version: str
 
 
-def load_sql(path: Path) -> SqlFile:
+def load_sql(path: Path, *, tables: Collection[str] = ()) -> SqlFile:
     """Reads `<layer>/<table>.sql`.
 
     A table whose name starts with `_` and has a file beside the layers, such as `feature_store.upsell._cliente_dia`
-    in `feature_store/_cliente_dia.sql`, is an internal view and is inlined as a CTE.
+    in `feature_store/_cliente_dia.sql`, is an internal view and is inlined as a CTE, unless it is one of `tables`: those
+    are read as they are kept.
 
     Raises:
         PermanentError: the file is no single query, the comment of a column is not readable, or an internal view
             refers to itself.
     """
     text = path.read_text(encoding="utf-8")
-    tree = _inline_views(_parse(path), path.parent.parent)
+    tree = _inline_views(_parse(path), path.parent.parent, tables)
     return SqlFile(
+        path=path,
         name=f"{path.parent.name}.{SCHEMA}.{path.stem}",
         text=text,
         tree=tree,
@@ -259,13 +264,13 @@ def _renamed(table: exp.Table, target: exp.Table) -> exp.Table:
     return target
 
 
-def _inline_views(tree: exp.Query, layers: Path) -> exp.Query:
+def _inline_views(tree: exp.Query, layers: Path, kept: Collection[str]) -> exp.Query:
     views: dict[str, exp.Query] = {}
 
     def collect(query: exp.Query, within: tuple[str, ...]) -> None:
         for table in _sources(query):
             path = layers / table.catalog / f"{table.name}.sql"
-            if not (table.catalog and table.name.startswith("_") and path.is_file()):
+            if not (table.catalog and table.name.startswith("_") and path.is_file()) or _name(table) in kept:
                 continue
             name = f"{table.catalog}{table.name}"
             if name in within:

@@ -11,21 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import TableNotFoundError
 
-from upsell_assets.errors import PermanentError, RetryableError
+from upsell_assets.errors import PermanentError
+from upsell_assets.lake.commits import commit_properties
+from upsell_assets.lake.partitions import replace_partitions
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
     from upsell_assets.lake.store import ObjectStore
-
-T = TypeVar("T")
 
 TABLE_PROPERTIES: dict[str, str | None] = {
     # What both engines can write: no deletion vectors, no column mapping, classic checkpoints.
@@ -121,20 +121,21 @@ class Lake:
     ) -> DeltaTable:
         """Replace exactly the named partitions by `rows` in one commit; without any, the whole table.
 
-        Rows outside the partitions are refused by the writer, and nothing is written.
+        Raises:
+            PermanentError: rows lie outside of the partitions, or do not fit the table; nothing was replaced.
+            CommitFailedError: somebody else committed in between; nothing was replaced.
         """
         table = self.open_or_create(name, rows.schema, partition_by=tuple(partitions))
-        predicate = " AND ".join(
-            f'"{column}" IN ({", ".join(_literal(value) for value in values)})' for column, values in partitions.items()
-        )
-        write_deltalake(
-            table,
-            rows,
-            mode="overwrite",
-            predicate=predicate or None,
-            schema_mode="merge" if partitions else "overwrite",
-            commit_properties=commit_properties(watermarks),
-        )
+        if partitions:
+            replace_partitions(self, name, table, rows, partitions, watermarks)
+        else:
+            write_deltalake(
+                table,
+                rows,
+                mode="overwrite",
+                schema_mode="overwrite",
+                commit_properties=commit_properties(watermarks),
+            )
         return self.open(name)
 
 
@@ -148,34 +149,3 @@ def split(name: str) -> tuple[str, str, str]:
     if len(parts) != 3 or not all(parts):
         raise UnknownTableError(f"{name}: a table is named by three parts, such as bronze.upsell.customers.")
     return parts[0], parts[1], parts[2]
-
-
-def commit_properties(watermarks: Mapping[str, int] | None = None) -> CommitProperties:
-    """Properties of a commit that fails when anybody else committed since the table was opened.
-
-    Retrying inside the library is not safe: two bounded merges of one new key would both commit. The caller
-    opens the table again and decides anew. `watermarks` (application -> version) commit with the data.
-    """
-    transactions = [Transaction(name, version) for name, version in (watermarks or {}).items()]
-    return CommitProperties(max_commit_retries=0, app_transactions=transactions or None)
-
-
-def retry_conflicts(what: str, attempt: Callable[[], T], *, attempts: int = 20) -> T:
-    """Run `attempt`, which opens its tables itself, until no other writer commits in between.
-
-    Raises:
-        RetryableError: another writer won each time.
-    """
-    for _ in range(attempts):
-        try:
-            return attempt()
-        except CommitFailedError:
-            continue
-    raise RetryableError(
-        f"{what}: other writers committed {attempts} times in between. Nothing was written; run it again."
-    )
-
-
-def _literal(value: date | str) -> str:
-    text = value.isoformat() if isinstance(value, date) else value
-    return "'" + text.replace("'", "''") + "'"

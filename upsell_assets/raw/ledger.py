@@ -22,7 +22,8 @@ from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.tables import Lake, UnknownTableError, commit_properties, retry_conflicts
+from upsell_assets.lake.commits import commit_properties, retry_conflicts
+from upsell_assets.lake.tables import Lake, UnknownTableError
 from upsell_assets.raw.landing import EVER, LandedFile, Window
 
 State = Literal["accepted", "quarantined", "retry"]

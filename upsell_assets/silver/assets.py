@@ -15,7 +15,8 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
 from upsell_assets.partitions import DEFAULT_START, Clock, dtrefs, utc_now
 from upsell_assets.silver import events
-from upsell_assets.silver.refresh import Difference, SilverTable, refresh
+from upsell_assets.silver.difference import Difference
+from upsell_assets.silver.refresh import SilverTable, refresh
 from upsell_assets.silver.tables import silver_tables
 from upsell_assets.silver.touched import Touched, begun, touched
 
@@ -108,7 +109,8 @@ def _touched_by(lakehouse: Lakehouse, table: SilverTable, change: Difference, no
         after = events.event_days(lake, now, change)
         return touched(events.transaction_days(change, now), None, before, after, today, start)
     if table.name == events.LINES:
-        return touched(events.line_days(lake, change, now), None, before, before, today, start)
+        days, _ = events.line_days(lake, change, now)
+        return touched(days, None, before, before, today, start)
     if table.name == events.HISTORY:
         return touched((), events.flag_since(change), before, before, today, start)
     return {}

@@ -13,7 +13,7 @@ import pyarrow as pa
 from upsell_assets.lake.duck import connect, register
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import LOCAL_ZONE
-from upsell_assets.silver.refresh import Difference
+from upsell_assets.silver.difference import Difference
 from upsell_assets.silver.touched import EventDays
 
 TRANSACTIONS = "silver.upsell.transacoes"
@@ -49,33 +49,39 @@ def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> E
 _NO_TIMES = pa.array([], pa.timestamp("us", tz="UTC"))
 
 
-def transaction_days(change: Difference, now: datetime) -> set[date]:
-    """The days of inserted, changed (old and new) and deleted transactions."""
+def transaction_days(change: Difference, now: datetime | None = None) -> set[date]:
+    """The days of inserted, changed (old and new) and deleted transactions, of those before `now` if it is given."""
     return _days([rows["dtTransacao"] for rows in (change.old, change.new)], now)
 
 
-def line_days(lake: Lake, change: Difference, now: datetime) -> set[date]:
-    """The days of the transactions whose product lines changed; a transaction that is not there has none yet."""
+def line_days(lake: Lake, change: Difference, now: datetime | None = None) -> tuple[set[date], int | None]:
+    """The days of the transactions whose product lines changed, and the version in which these were looked up.
+
+    A transaction that is not there has no day yet.
+    """
     if not lake.exists(TRANSACTIONS):
-        return set()
+        return set(), None
+    table = lake.open(TRANSACTIONS)
     with connect() as connection:
-        register(connection, "held", lake.rows(lake.open(TRANSACTIONS)))
+        register(connection, "held", lake.rows(table))
         connection.register("old", change.old)
         connection.register("new", change.new)
         found = connection.sql(
             "SELECT DISTINCT dtTransacao FROM held "
             "SEMI JOIN (SELECT idTransacao FROM old UNION SELECT idTransacao FROM new) USING (idTransacao)"
         ).to_arrow_table()
-    return _days([found["dtTransacao"]], now)
+    return _days([found["dtTransacao"]], now), table.version()
 
 
-def _days(columns: list[pa.ChunkedArray], now: datetime) -> set[date]:
+def _days(columns: list[pa.ChunkedArray], now: datetime | None) -> set[date]:
     with connect() as connection:
         connection.register(
             "times", pa.table({"moment": pa.chunked_array([c for a in columns for c in a.chunks], _NO_TIMES.type)})
         )
         rows = connection.execute(
-            f"SELECT DISTINCT CAST(moment AT TIME ZONE '{LOCAL_ZONE.key}' AS DATE) FROM times WHERE moment <= ?", [now]
+            f"SELECT DISTINCT CAST(moment AT TIME ZONE '{LOCAL_ZONE.key}' AS DATE) FROM times "
+            "WHERE moment IS NOT NULL AND (?::TIMESTAMPTZ IS NULL OR moment <= ?)",
+            [now, now],
         ).fetchall()
     return {day for (day,) in rows}
 

@@ -18,10 +18,13 @@ from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 from upsell_assets.bronze.law import newer, newest_per_key, order_terms
 from upsell_assets.bronze.tables import GENERATION, VERSION, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
+from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.duck import connect, quote, register
 from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.sql import Parameter, SqlFile
-from upsell_assets.lake.tables import Lake, commit_properties, retry_conflicts
+from upsell_assets.lake.tables import Lake
+from upsell_assets.silver import changed, events
+from upsell_assets.silver.difference import Difference
 
 CODE = "code_version"
 
@@ -48,14 +51,6 @@ class SilverTable:
     def name(self) -> str:
         """The table's three-part name."""
         return self.sql.name
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What a refresh will change; `old` and `new` hold the rows that differ, in the table's columns."""
-
-    old: pa.Table
-    new: pa.Table
 
 
 @dataclass
@@ -110,6 +105,7 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     if target is None:
         target = lake.open_or_create(table.name, new.schema)
     gone = _gone(table, difference)
+    _note_days(lake, table, target.version() + 1, difference)
     properties = commit_properties({**sources, CODE: code})
     if since is None and _types(target) != _types(new):
         # Only another query has other columns: all rows are written anew.
@@ -117,6 +113,15 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     else:
         _commit(target, table, difference, gone, properties)
     return Refreshed(difference.new.num_rows, gone.num_rows, target.version(), sources)
+
+
+def _note_days(lake: Lake, table: SilverTable, version: int, difference: Difference) -> None:
+    """Write down which days the commit to come changes, of the tables that daily aggregates are made of."""
+    if table.name == events.TRANSACTIONS:
+        changed.note(lake, table.name, version, events.transaction_days(difference))
+    elif table.name == events.LINES:
+        days, looked_up = events.line_days(lake, difference)
+        changed.note(lake, table.name, version, days, looked_up)
 
 
 def _code(lake: Lake, table: SilverTable) -> int:

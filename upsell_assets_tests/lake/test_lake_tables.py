@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -11,19 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 from pyarrow.fs import LocalFileSystem, PyFileSystem
 
-from upsell_assets.errors import RetryableError
+from upsell_assets.errors import PermanentError, RetryableError
+from upsell_assets.lake import partitions
+from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.duck import connect, register
-from upsell_assets.lake.tables import (
-    TABLE_PROPERTIES,
-    Lake,
-    UnknownTableError,
-    commit_properties,
-    retry_conflicts,
-    split,
-)
+from upsell_assets.lake.tables import TABLE_PROPERTIES, Lake, UnknownTableError, split
 
 NAME = "gold.upsell.report"
 SCHEMA = pa.schema([("dtRef", pa.date32()), ("name", pa.string()), ("points", pa.int64())])
@@ -83,7 +78,7 @@ def test_a_partition_without_rows_stays_empty(lake: Lake) -> None:
 def test_rows_outside_the_partitions_are_refused_and_nothing_is_written(lake: Lake) -> None:
     before = lake.open(NAME).version()
 
-    with pytest.raises(DeltaError, match="1 rows failed validation check"):
+    with pytest.raises(PermanentError, match=rf"{NAME}: expected rows of .* found some of 2024-01-02\. Nothing was"):
         lake.replace(NAME, rows((MON, "x", 7), (TUE, "y", 8)), partitions={"dtRef": [MON]})
     assert lake.open(NAME).version() == before
     assert held(lake) == [(MON, "a", 1), (TUE, "b", 2), (WED, "c", 3)]
@@ -129,6 +124,30 @@ def test_a_new_column_is_null_in_the_partitions_that_stay(lake: Lake) -> None:
 
     table = lake.open(NAME).to_pyarrow_dataset().to_table().sort_by("dtRef")
     assert table["more"].to_pylist() == [None, "new", None]
+
+
+def test_a_column_of_another_type_is_refused_and_named(lake: Lake) -> None:
+    other = pa.schema([("dtRef", pa.date32()), ("name", pa.string()), ("points", pa.float64())])
+
+    with pytest.raises(
+        PermanentError, match=rf"{NAME}\.points: expected .*long.* found .*double.* Nothing was replaced"
+    ):
+        lake.replace(NAME, rows((MON, "x", 0.5), schema=other), partitions={"dtRef": [MON]})
+    assert held(lake) == [(MON, "a", 1), (TUE, "b", 2), (WED, "c", 3)]
+
+
+def test_many_partitions_are_replaced_portion_by_portion_in_one_commit(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "PORTION_ROWS", 3)
+    days = [MON + timedelta(days=number) for number in range(7)]
+    values = [(day, name, 1) for name in "xy" for day in days]
+    batches = pa.Table.from_batches(rows(*values)).to_batches(max_chunksize=2)
+
+    table = lake.replace(NAME, pa.RecordBatchReader.from_batches(SCHEMA, batches), partitions={"dtRef": days})
+
+    assert table.version() == 2
+    assert held(lake) == sorted(values, key=repr)
 
 
 def test_watermarks_commit_with_the_rows(lake: Lake) -> None:

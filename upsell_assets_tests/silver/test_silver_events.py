@@ -11,7 +11,7 @@ from run_sql import silver, utc
 
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver import events
-from upsell_assets.silver.refresh import Difference
+from upsell_assets.silver.difference import Difference
 from upsell_assets.silver.touched import EventDays
 
 NOW = utc("2024-04-01T15:00:00+00:00")
@@ -100,8 +100,8 @@ def test_a_product_line_counts_on_the_day_of_its_transaction(local_lake: Lake) -
         }
     )
 
-    assert events.line_days(local_lake, change(lines.slice(0, 0), lines), NOW) == {date(2024, 2, 10)}
-    assert events.line_days(local_lake, change(lines, lines.slice(0, 0)), NOW) == {date(2024, 2, 10)}
+    assert events.line_days(local_lake, change(lines.slice(0, 0), lines), NOW) == ({date(2024, 2, 10)}, 0)
+    assert events.line_days(local_lake, change(lines, lines.slice(0, 0)), NOW) == ({date(2024, 2, 10)}, 0)
 
 
 # --- the e-mail flag ---

@@ -19,7 +19,7 @@ from run_sql import silver
 
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver import events
-from upsell_assets.silver.refresh import Difference
+from upsell_assets.silver.difference import Difference
 from upsell_assets.silver.touched import SCORES, WINDOWS, EventDays, Touched, begun, touched
 
 FS_GERAL = "feature_store.upsell.fs_geral"
@@ -240,7 +240,7 @@ def touched_by_refreshes(before: History, after: History, order: list[str]) -> T
                 then = events.event_days(lake, NOW, change)
                 step = touched(events.transaction_days(change, NOW), None, known, then, TODAY)
             elif name == events.LINES:
-                step = touched(events.line_days(lake, change, NOW), None, known, known, TODAY)
+                step = touched(events.line_days(lake, change, NOW)[0], None, known, known, TODAY)
             else:
                 step = touched([], events.flag_since(change), known, known, TODAY)
             lake.replace(name, new[name].to_reader(), partitions={})
@@ -287,4 +287,4 @@ def test_a_lake_without_transactions_touches_nothing_by_lines_and_flags(tmp_path
     empty, some = silver(History([])), silver(History([Event("ana", NOW, 1, ("ChatMessage",))]))
 
     assert events.event_days(lake, NOW) is None
-    assert events.line_days(lake, difference(empty[events.LINES], some[events.LINES]), NOW) == set()
+    assert events.line_days(lake, difference(empty[events.LINES], some[events.LINES]), NOW) == (set(), None)

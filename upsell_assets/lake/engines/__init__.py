@@ -6,13 +6,15 @@ Ask `capabilities`, never the name. Which one is active is a setting.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 from sqlglot import exp
+
+from upsell_assets.lake.sql import DTREFS, FIRST_DTREF, LAST_DTREF
 
 if TYPE_CHECKING:
     from upsell_assets.lake.sql import SqlFile
@@ -45,6 +47,13 @@ class Query:
     relations: Mapping[str, pa.Table] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
     sql: SqlFile | None = None
+
+    def over(self, days: Iterable[date]) -> Query:
+        """The same query, asked for these dtRefs."""
+        dtrefs = sorted(days)
+        spine = pa.table({"dtRef": pa.array(dtrefs, pa.date32())})
+        ends = {FIRST_DTREF: dtrefs[0] if dtrefs else None, LAST_DTREF: dtrefs[-1] if dtrefs else None}
+        return replace(self, relations={**self.relations, DTREFS: spine}, params={**self.params, **ends})
 
 
 class Engine(Protocol):

@@ -1,0 +1,108 @@
+"""Rows in the place of whole partitions of a table: written portion by portion, seen all at once.
+
+However many partitions are replaced, memory holds one portion of their rows, and readers see one commit. Not here:
+what a table is, and tables that are replaced whole (`tables`); which rows they are (`lake.engines`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from itertools import accumulate, pairwise, product
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from deltalake import DeltaTable, Schema
+
+from upsell_assets.errors import PermanentError
+from upsell_assets.lake.commits import commit_properties
+from upsell_assets.lake.files import NewFile, OldFile, exchange, write_files
+
+if TYPE_CHECKING:
+    from upsell_assets.lake.tables import Lake
+
+PORTION_ROWS = 100_000
+"""Rows that are gathered before files are written of them; a partition has one file per portion that it is in."""
+
+Values = tuple[str, ...]
+
+
+def replace_partitions(
+    lake: Lake,
+    name: str,
+    table: DeltaTable,
+    rows: pa.RecordBatchReader,
+    partitions: Mapping[str, Iterable[date | str]],
+    tokens: Mapping[str, int] | None = None,
+) -> None:
+    """Replace the named partitions (each combination of the columns' values) by `rows`, in one commit.
+
+    Columns that the table does not have yet are added, and are null in the partitions that stay.
+
+    Raises:
+        PermanentError: rows lie outside of the partitions, or do not fit the table's columns; nothing was replaced.
+        CommitFailedError: somebody else committed since the table was opened; nothing was replaced.
+    """
+    columns = list(partitions)
+    wanted = set(product(*([_text(value) for value in values] for values in partitions.values())))
+    _fit(name, table, rows.schema)
+    added = []
+    for portion in _portions(rows):
+        parts = list(_by_partition(portion, columns))
+        if outside := {values for values, _ in parts} - wanted:
+            raise PermanentError(
+                f"{name}: expected rows of the partitions that are replaced only, found some of "
+                f"{' and '.join(', '.join(values) for values in sorted(outside)[:3])}. Nothing was replaced."
+            )
+        new = [
+            NewFile("SELECT * FROM batch", dict(zip(columns, values, strict=True)), {"batch": part})
+            for values, part in parts
+        ]
+        added += write_files(lake, table, new)
+    exchange(table, added, _held(table, columns, wanted), tokens)
+
+
+def _text(value: date | str) -> str:
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _fit(name: str, table: DeltaTable, found: pa.Schema) -> None:
+    """Add the columns that are new."""
+    held = {field.name: field for field in table.schema().fields}
+    given = Schema.from_arrow(found).fields
+    for field in given:
+        if field.name in held and field.type != held[field.name].type:
+            raise PermanentError(
+                f"{name}.{field.name}: expected {held[field.name].type}, as the table has it, found {field.type}. "
+                "Nothing was replaced. Give the column another name, or cast it."
+            )
+    if new := [field for field in given if field.name not in held]:
+        table.alter.add_columns(new, commit_properties=commit_properties())
+
+
+def _portions(rows: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    for batch in rows:
+        held.append(batch)
+        if sum(part.num_rows for part in held) >= PORTION_ROWS:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _by_partition(rows: pa.Table, columns: list[str]) -> Iterator[tuple[Values, pa.Table]]:
+    ordered = rows.sort_by([(column, "ascending") for column in columns])
+    counted = ordered.group_by(columns, use_threads=False).aggregate([([], "count_all")])
+    values = zip(*(counted[column].cast(pa.string()).to_pylist() for column in columns), strict=True)
+    ends = accumulate(counted["count_all"].to_pylist(), initial=0)
+    for part, (start, end) in zip(values, pairwise(ends), strict=True):
+        yield part, ordered.slice(start, end - start)
+
+
+def _held(table: DeltaTable, columns: list[str], wanted: set[Values]) -> Iterator[OldFile]:
+    """The files of these partitions."""
+    for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+        values = {column: _text(file[f"partition.{column}"]) for column in columns}
+        if tuple(values.values()) in wanted:
+            yield OldFile(file["path"], file["size_bytes"], values)

@@ -1,0 +1,41 @@
+"""Queries over many dtRefs, run some dtRefs at a time: the rows are those of one run, memory is that of a portion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+
+import pyarrow as pa
+
+from upsell_assets.lake.engines import Engine, Query
+from upsell_assets.lake.partitions import PORTION_ROWS
+from upsell_assets.lake.sql import DTREFS
+
+FIRST_DAYS = 4
+"""dtRefs of the first portion; how many rows they have tells how many the next may take."""
+
+MOST_DAYS = 64
+
+
+def run_by_portions(engine: Engine, query: Query) -> pa.RecordBatchReader:
+    """Run a query; one that asks for dtRefs gives each of them whole in one batch, in their order.
+
+    Raises:
+        UnknownTableError, PermanentError: as `Engine.run`.
+    """
+    if DTREFS not in query.relations:
+        return engine.run(query)
+    days = query.relations[DTREFS]["dtRef"].to_pylist()
+    first = engine.run(query.over(days[:FIRST_DAYS])).read_all()
+    return pa.RecordBatchReader.from_batches(first.schema, _batches(engine, query, first, days[FIRST_DAYS:]))
+
+
+def _batches(engine: Engine, query: Query, rows: pa.Table, days: list[date]) -> Iterator[pa.RecordBatch]:
+    taken = FIRST_DAYS
+    while True:
+        yield from rows.sort_by("dtRef").combine_chunks().to_batches()
+        if not days:
+            return
+        taken = min(max(PORTION_ROWS * taken // max(rows.num_rows, 1), 1), MOST_DAYS)
+        rows = engine.run(query.over(days[:taken])).read_all()
+        days = days[taken:]
