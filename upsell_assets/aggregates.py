@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,11 +74,6 @@ class Aggregate:
         """The table's three-part name."""
         return self.sql.name
 
-    @property
-    def code(self) -> int:
-        """What it was made by, as a version that commits with it."""
-        return int(self.sql.code_version[:12], 16)
-
 
 def _aggregates() -> dict[str, Aggregate]:
     features, gold = (Path(__file__).parent / layer for layer in ("feature_store", "gold"))
@@ -107,14 +103,16 @@ def refresh_aggregates(lake: Lake, engine: Engine, names: Iterable[str]) -> dict
 
 
 def _refresh(lake: Lake, engine: Engine, aggregate: Aggregate) -> int:
-    sources = {name: lake.open(name).version() for name in sorted(aggregate.sql.tables)}
+    tables = {name: lake.open(name) for name in sorted(aggregate.sql.tables)}
+    sources = {name: table.version() for name, table in tables.items()}
+    code = _code(aggregate, tables.values())
     target = lake.open(aggregate.name) if lake.exists(aggregate.name) else None
     known = {name: target.transaction_version(name) for name in (*sources, CODE)} if target else {}
-    tokens = {**sources, CODE: aggregate.code}
+    tokens = {**sources, CODE: code}
     if target and known == tokens:
         return target.version()
     days = None
-    if target and known[CODE] == aggregate.code:
+    if target and known[CODE] == code:
         since = {name: version for name in sources if (version := known[name]) is not None}
         days = changed.changed_days(lake, since, sources, TRANSACTIONS) if len(since) == len(sources) else None
     silver = _Silver(engine, sources)
@@ -123,6 +121,12 @@ def _refresh(lake: Lake, engine: Engine, aggregate: Aggregate) -> int:
     else:
         target = _rebuild(lake, target, aggregate, silver, tokens)
     return target.version()
+
+
+def _code(aggregate: Aggregate, tables: Iterable[DeltaTable]) -> int:
+    """What it is made by: its SQL, and just these tables (one that was made anew begins at the same versions)."""
+    identities = sum(UUID(str(table.metadata().id)).int for table in tables)
+    return (int(aggregate.sql.code_version[:12], 16) + identities) % 2**53
 
 
 @dataclass(frozen=True)
