@@ -15,7 +15,7 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml setup
 	@PYTHON=$(PYTHON) scripts/install.sh $(VENV)
 	@touch $@
 
-up: $(VENV)/.installed ## bring everything up (ARGS="--once", "--seed-from DIR", ...)
+up: $(VENV)/.installed ## bring everything up (ARGS="--once", "--seed-from DUMP", ...)
 	@$(BIN)/upsell up $(ARGS)
 
 down: $(VENV)/.installed ## stop what runs

@@ -24,7 +24,8 @@ app = typer.Typer()
 def up(
     once: Annotated[bool, typer.Option(help="Process all there is, print the status, stop.")] = False,
     seed_from: Annotated[
-        Path | None, typer.Option(help="Folder of CSV dumps to fill the embedded database from.")
+        Path | None,
+        typer.Option(help="Dump to fill the embedded database from: a folder of CSV files, or an SQLite file."),
     ] = None,
     customers: Annotated[int, typer.Option(min=1, help="Customers to simulate.")] = 3000,
     days: Annotated[int, typer.Option(min=1, help="Days of history to simulate.")] = 180,

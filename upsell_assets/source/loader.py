@@ -1,165 +1,204 @@
-"""CSV dumps of the points system into its tables: all of them in one transaction, or nothing.
+"""Dumps of the points system into its tables: all of them in one transaction, or nothing.
 
-Here: how a dump's file is read (separator, header, nulls, dates) and what its faults say. Not here: generated rows
-(`simulator`). What a value must be is decided by the database, except dates, whose zone it would drop without a word.
+Here: rows going in, the columns that are added to the tables for them, and what the database's faults say. Not here:
+which dump it is (`dumps`), how its files are read (`dump_files`), and generated rows (`simulator`). What a value must
+be is decided by the database, except dates, whose zone it would drop without a word.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from array import array
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
+from upsell_assets.contracts import undeclarable
 from upsell_assets.errors import PermanentError
 from upsell_assets.source.database import TABLES, Connection, copy_statement, database_errors
+from upsell_assets.source.dump_files import Rows, fault
+from upsell_assets.source.dump_values import Instants, Kind
+from upsell_assets.source.dumps import OPTIONAL, Dump, Origin, opened, places_of
 
 logger = logging.getLogger(__name__)
 
-_OPTIONAL = {"flEmail"}  # dumps of 2024 do not have it
 _PROGRESS_ROWS = 10_000
 _COPY_LINE = re.compile(r"^COPY [^,]+, line (\d+)(?:, column ([^:]+))?", re.MULTILINE)
-_DATE = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)(?:[ T](?P<clock>\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?))?"
-    r" ?(?P<offset>Z|[+-]\d\d(?::?\d\d)?)?(?: ?UTC)?"
-)
+_TIMESTAMP = "timestamp without time zone"
+_SHOWN = 10  # products without a name, in a warning
+_LONGEST_NAME = 63  # bytes; PostgreSQL would cut the rest off
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
 Progress = Callable[[str, int], None]
 """Called with a table's name and its rows so far."""
 
 
 def load_dump(
-    connection: Connection, folder: Path, schema: str = "public", progress: Progress | None = None
+    connection: Connection, path: Path, schema: str = "public", progress: Progress | None = None
 ) -> dict[str, int]:
-    """Add the rows of `customers.csv`, `transactions.csv` and `transactions_product.csv` to their tables.
+    """Add the rows of a dump to the source tables; the dump is a folder of CSV files, or an SQLite file.
 
-    Files are UTF-8 with a header, separated by `;` or `,`; columns are found without case, in any order. An empty
-    value is null. A column that the table does not have is left out, with a warning in the log. Dates are ISO, in
-    UTC or with an offset, and are stored in UTC to the millisecond.
+    Tables and columns are those of 2024 or those of today (see `dumps`), found without case, in any order. An empty
+    value is null. Dates are ISO, in UTC or with an offset, and are stored in UTC to the millisecond; MySQL's zero
+    dates become null. A product's name is looked up by its id; of an id without a name it is null, since a name of our
+    own would be a product. A column that the table does not have is added to it, nullable, with the type that all its
+    values have (see `Kind`). What was left out or became null is said by warnings in the log.
 
     Returns:
         Rows loaded, by table.
 
     Raises:
-        PermanentError: a file, a column or a value is not what it must be; file, line and reason are named, and
-            nothing was loaded.
+        PermanentError: a file, a column or a value is not what it must be; file, line (or rowid) and reason are named,
+            and nothing was loaded.
         RetryableError: the database was lost on the way; nothing was loaded.
     """
-    missing = [f"{table}.csv" for table in TABLES if not (folder / f"{table}.csv").is_file()]
-    if missing:
-        raise PermanentError(f"{folder}: {', '.join(missing)} not found. A dump is a folder with one file per table.")
-    with database_errors(f"loading {folder}"), connection.transaction():
-        return {table: _load_file(connection, folder, schema, table, progress) for table in TABLES}
+    with opened(path) as dump, database_errors(f"loading {path}"), connection.transaction():
+        names = dump.product_names()
+        return {table: _load_table(connection, dump, schema, table, names, progress) for table in TABLES}
 
 
-def _load_file(connection: Connection, folder: Path, schema: str, table: str, progress: Progress | None) -> int:
-    file = folder / f"{table}.csv"
-    lines = array("Q")  # the file's line of every row, since the database counts rows
+class _Names:
+    """Names of products by id; ids without one become null, and are kept to be shown."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self.unknown: set[str] = set()
+
+    def __call__(self, product: str) -> str | None:
+        name = self._names.get(product)
+        if name is None:
+            self.unknown.add(product)
+        return name
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A column of a source table, the dump's column that it is made of, and where that stands."""
+
+    column: str
+    source: str
+    place: int
+    convert: Instants | _Names | None = None
+
+
+def _load_table(
+    connection: Connection, dump: Dump, schema: str, table: str, names: Mapping[str, str], progress: Progress | None
+) -> int:
+    origin = dump.shape.origins[table]
+    rows = dump.rows[origin.table]
+    fields = _declared(table, origin, rows, names) + _undeclared(connection, schema, table, origin, rows)
+    positions = array("q")  # where every row stands in the dump, since the database counts rows
+    copy_rows = copy_statement(schema, table, [field.column for field in fields])
     try:
-        rows = _Rows(file, TABLES[table])
-        with connection.cursor() as cursor, cursor.copy(copy_statement(schema, table, rows.columns)) as copy:
-            for row in rows:
-                lines.append(rows.line)
-                copy.write_row(row)
-                if progress and len(lines) % _PROGRESS_ROWS == 0:
-                    progress(table, len(lines))
+        with connection.cursor() as cursor, cursor.copy(copy_rows) as copy:
+            for position, values in rows:
+                positions.append(position)
+                copy.write_row(_converted(rows, position, values, fields))
+                if progress and len(positions) % _PROGRESS_ROWS == 0:
+                    progress(table, len(positions))
     except (psycopg.DataError, psycopg.IntegrityError) as error:
-        raise PermanentError(_fault(file, lines, error)) from error
+        raise _fault(rows, positions, fields, error) from error
     if progress:
-        progress(table, len(lines))
-    return len(lines)
+        progress(table, len(positions))
+    for field in fields:
+        _warn_of_nulls(rows, field)
+    return len(positions)
 
 
-def _fault(file: Path, lines: array[int], error: psycopg.Error) -> str:
+def _declared(table: str, origin: Origin, rows: Rows, names: Mapping[str, str]) -> list[_Field]:
+    """The columns of `ddl.sql`."""
+    optional = {source for column, source in origin.columns.items() if column in OPTIONAL}
+    places = places_of(rows, origin.columns.values(), optional)
+    fields = []
+    for column, source in origin.columns.items():
+        if source in places:
+            is_date = TABLES[table][column] == "timestamp"
+            convert = Instants() if is_date else _Names(names) if column in origin.named else None
+            fields.append(_Field(column, source, places[source], convert))
+    return fields
+
+
+def _undeclared(connection: Connection, schema: str, table: str, origin: Origin, rows: Rows) -> list[_Field]:
+    """All other columns of the dump; the table gets those that it does not have."""
+    used = {source.lower() for column, source in origin.columns.items() if column not in origin.named}
+    others = [(place, name) for place, name in enumerate(rows.columns) if name.lower() not in used]
+    ours = {column.lower() for column in TABLES[table]}
+    kept = [(place, name) for place, name in others if name.lower() not in ours and _can_be_added(name)]
+    if left_out := [name for place, name in others if (place, name) not in kept]:
+        names = ", ".join(name or "(no name)" for name in left_out)
+        logger.warning("%s: columns were left out, since the lake cannot have these names: %s.", rows.name, names)
+    standing = _columns(connection, schema, table)
+    if new := {place: name for place, name in kept if name.lower() not in standing}:
+        _add_columns(connection, schema, table, rows, new)
+        standing = _columns(connection, schema, table)
+    fields = []
+    for place, name in kept:
+        column, kind = standing[name.lower()]
+        fields.append(_Field(column, name, place, Instants() if kind == _TIMESTAMP else None))
+    return fields
+
+
+def _can_be_added(name: str) -> bool:
+    return not undeclarable(name) and len(name.encode()) <= _LONGEST_NAME and name not in _SYSTEM_COLUMNS
+
+
+def _columns(connection: Connection, schema: str, table: str) -> dict[str, tuple[str, str]]:
+    """Names and types of the table's columns, by their names in lower case."""
+    found = connection.execute(
+        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+        [sql.Identifier(schema, table).as_string(connection)],
+    )
+    return {name.lower(): (name, kind) for name, kind in found}
+
+
+def _add_columns(connection: Connection, schema: str, table: str, rows: Rows, names: Mapping[int, str]) -> None:
+    """Add columns with the types that their values have; `names` are theirs, by their places in the dump."""
+    kinds = {place: Kind() for place in names}
+    for _, values in rows:
+        for place, kind in kinds.items():
+            if values[place]:
+                kind.take(values[place])
+    added = [
+        sql.SQL("ADD COLUMN {} {}").format(sql.Identifier(names[place]), sql.SQL(kind.type))
+        for place, kind in kinds.items()
+    ]
+    connection.execute(sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(schema, table), sql.SQL(", ").join(added)))
+
+
+def _converted(rows: Rows, position: int, values: list[str], fields: list[_Field]) -> list[str | datetime | None]:
+    try:
+        return [
+            (field.convert(values[field.place]) if field.convert else values[field.place])
+            if values[field.place]
+            else None
+            for field in fields
+        ]
+    except ValueError as error:
+        raise fault(rows, position, str(error)) from None
+
+
+def _fault(rows: Rows, positions: array[int], fields: list[_Field], error: psycopg.Error) -> PermanentError:
     where = _COPY_LINE.search(error.diag.context or "")
-    line = lines[int(where[1]) - 1] if where else lines[-1]
-    column = f", column {where[2]}" if where and where[2] else ""
+    position = positions[int(where[1]) - 1] if where else positions[-1]
+    source = next((field.source for field in fields if where and field.column == where[2]), None)
     reason = error.diag.message_primary or str(error)
     if isinstance(error, psycopg.errors.UniqueViolation):
         reason = (error.diag.message_detail or reason).rstrip(".")
-    return _message(file, line, f"{reason}{column}")
+    return fault(rows, position, f"{reason}, column {source}" if source else reason)
 
 
-def _message(file: Path, line: int, reason: str) -> str:
-    return f"{file} line {line}: {reason}. Nothing was loaded; correct the file and load again."
-
-
-class _Rows:
-    """The rows of one file, in the table's column order; `line` is where the latest one ends, from 1."""
-
-    def __init__(self, file: Path, types: dict[str, str]) -> None:
-        self._file = file
-        with file.open("rb") as handle:
-            header = next(self._text(handle), "")
-        self._separator = max(";,", key=header.count)
-        found = next(csv.reader([header], delimiter=self._separator), [])
-        positions = {name.strip().lower(): position for position, name in enumerate(found)}
-        if len(positions) < len(found):
-            raise PermanentError(f"{file}: the header names a column twice: {', '.join(found)}. Keep one of them.")
-        known = {name.lower(): name for name in types}
-        if absent := [n for low, n in known.items() if low not in positions and n not in _OPTIONAL]:
-            raise PermanentError(
-                f"{file}: column {', '.join(absent)} not found; the header is: {', '.join(found) or 'empty'}. "
-                "Export the table with this column."
-            )
-        if extra := [name for name in found if name.strip().lower() not in known]:
-            logger.warning("%s: columns that the table does not have were left out: %s.", file, ", ".join(extra))
-        self._width = len(found)
-        self._fields = [(positions[low], types[n] == "timestamp") for low, n in known.items() if low in positions]
-        self.columns = [n for low, n in known.items() if low in positions]
-        self.line = 1
-
-    def __iter__(self) -> Iterator[list[str | datetime | None]]:
-        with self._file.open("rb") as handle:
-            reader = csv.reader(self._text(handle), delimiter=self._separator, strict=True)
-            next(reader)
-            try:
-                for values in reader:
-                    self.line = reader.line_num
-                    if values:
-                        yield self._row(values)
-            except csv.Error as error:
-                raise PermanentError(_message(self._file, reader.line_num, str(error))) from error
-
-    def _row(self, values: list[str]) -> list[str | datetime | None]:
-        if len(values) != self._width:
-            raise PermanentError(
-                _message(self._file, self.line, f"{len(values)} values, but the header has {self._width} columns")
-            )
-        return [
-            None if not values[at] else self._instant(values[at]) if is_date else values[at]
-            for at, is_date in self._fields
-        ]
-
-    def _instant(self, text: str) -> datetime:
-        try:
-            return parse_instant(text)
-        except (ValueError, OverflowError):
-            raise PermanentError(_message(self._file, self.line, f"{text!r} is not an ISO date")) from None
-
-    def _text(self, handle: Iterator[bytes]) -> Iterator[str]:
-        for number, line in enumerate(handle, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise PermanentError(_message(self._file, number, "not UTF-8")) from error
-
-
-def parse_instant(text: str) -> datetime:
-    """Read an ISO date and time, with or without fractions, offset or the word UTC, as naive UTC.
-
-    Raises:
-        ValueError: it is no such text, or no such day.
-        OverflowError: in UTC it is outside the years 1 to 9999.
-    """
-    match = _DATE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(text)
-    clock = (match["clock"] or "00:00").replace(",", ".")
-    instant = datetime.fromisoformat(f"{match['day']}T{clock}{match['offset'] or '+00:00'}")
-    return instant.astimezone(UTC).replace(tzinfo=None)
+def _warn_of_nulls(rows: Rows, field: _Field) -> None:
+    """Say which values of a column had a text and became null."""
+    if isinstance(field.convert, Instants) and field.convert.zeros:
+        logger.warning("%s: zero dates of %s became null: %d.", rows.name, field.source, field.convert.zeros)
+    elif isinstance(field.convert, _Names) and field.convert.unknown:
+        unknown = sorted(field.convert.unknown)
+        if len(unknown) > _SHOWN:
+            unknown[_SHOWN:] = [f"and {len(unknown) - _SHOWN} more"]
+        logger.warning("%s: products without a name, which is null in their lines: %s.", rows.name, ", ".join(unknown))

@@ -7,7 +7,7 @@ import pytest
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.source.database import Connection, is_filled
-from upsell_assets.source.loader import load_dump, parse_instant
+from upsell_assets.source.loader import load_dump
 
 pytestmark = pytest.mark.services
 
@@ -29,6 +29,15 @@ def dump(folder: Path, customers: str = CUSTOMERS, transactions: str = TRANSACTI
 
 def rows(connection: Connection, table: str) -> list[tuple[object, ...]]:
     return connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+
+
+def columns(connection: Connection, table: str) -> list[tuple[str, str]]:
+    """Names and types, in order."""
+    return connection.execute(
+        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 "
+        "AND NOT attisdropped ORDER BY attnum",
+        [table],
+    ).fetchall()
 
 
 def refused(connection: Connection, folder: Path) -> str:
@@ -61,13 +70,68 @@ def test_header_is_found_without_case_in_any_order_by_comma_behind_a_bom(
     assert rows(connection, "customers") == [('a,"na', 7, 1), ("bia", 8, None)]
 
 
-def test_extra_columns_are_left_out_and_said(
+def test_extra_columns_are_added_to_the_table_with_the_type_of_their_values(
+    connection: Connection, tmp_path: Path
+) -> None:
+    customers = (
+        "City;idCustomer;Visits;Share;Since;Code;Empty;PointsCustomer\n"
+        "São Paulo;ana;7;0.5;2024-01-27 10:00:00-03;007;;1\n"
+        ";bia;;2;0000-00-00;8;;2\n"
+    )
+
+    load_dump(connection, dump(tmp_path, customers=customers))
+
+    assert columns(connection, "customers")[3:] == [
+        ("City", "text"),
+        ("Visits", "bigint"),
+        ("Share", "double precision"),
+        ("Since", "timestamp without time zone"),
+        ("Code", "text"),
+        ("Empty", "text"),
+    ]
+    assert rows(connection, "customers") == [
+        ("ana", 1, None, "São Paulo", 7, 0.5, datetime.fromisoformat("2024-01-27 13:00:00"), "007", None),
+        ("bia", 2, None, None, None, 2.0, None, "8", None),
+    ]
+
+
+def test_columns_whose_names_the_lake_cannot_have_are_left_out_and_said(
     connection: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_dump(connection, dump(tmp_path, customers="City;idCustomer;PointsCustomer\nSão Paulo;ana;7\n"))
+    long = "x" * 64
+    header = f"idCustomer;PointsCustomer;Home City;_x;OP;change_seq;ctid;{long};;Kept"
 
-    assert rows(connection, "customers") == [("ana", 7, None)]
-    assert "customers.csv: columns that the table does not have were left out: City." in caplog.text
+    load_dump(connection, dump(tmp_path, customers=f"{header}\nana;1;a;b;c;d;e;f;g;h\n"))
+
+    assert columns(connection, "customers")[3:] == [("Kept", "text")]
+    assert (
+        "customers.csv: columns were left out, since the lake cannot have these names: Home City, _x, OP, change_seq, "
+        f"ctid, {long}, (no name)." in caplog.text
+    )
+
+
+def test_second_dump_fills_the_columns_that_the_first_one_added(connection: Connection, tmp_path: Path) -> None:
+    none = {"transactions": TRANSACTIONS.partition("t1")[0], "products": PRODUCTS.partition("l1")[0]}
+    load_dump(connection, dump(tmp_path, customers="idCustomer;PointsCustomer;Visits\nana;1;7\n", **none))
+
+    load_dump(connection, dump(tmp_path, customers="VISITS;idCustomer;PointsCustomer\n8;bia;1\n", **none))
+
+    assert rows(connection, "customers") == [("ana", 1, None, 7), ("bia", 1, None, 8)]
+    dump(tmp_path, customers="Visits;idCustomer;PointsCustomer\n8;caio;1\nmany;duda;1\n", **none)
+    with pytest.raises(PermanentError, match=r'customers.csv line 3: .* bigint: "many", column Visits\. Nothing was'):
+        load_dump(connection, tmp_path)
+
+
+def test_zero_dates_become_null_and_are_counted(
+    connection: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    zeros = "t3;ana;0000-00-00 00:00:00;1\nt4;ana;0000-00-00;1\nt5;ana;0000-00-00 00:00:00.000 +0000 UTC;1\n"
+
+    load_dump(connection, dump(tmp_path, transactions=TRANSACTIONS + zeros))
+
+    found = connection.execute('SELECT "idTransaction" FROM transactions WHERE "dtTransaction" IS NULL ORDER BY 1')
+    assert [name for (name,) in found] == ["t3", "t4", "t5"]
+    assert "transactions.csv: zero dates of dtTransaction became null: 3." in caplog.text
 
 
 def test_progress_ends_with_the_rows_of_each_table(connection: Connection, tmp_path: Path) -> None:
@@ -110,7 +174,7 @@ def test_column_named_twice_is_refused(connection: Connection, tmp_path: Path) -
         ("t3;ana;2024-01-27 11:53:23;1,5", 'invalid input syntax for type bigint: "1,5", column pointsTransaction'),
         ("t3;ana;2024-01-27 11:53:23;99999999999999999999", "out of range for type bigint, column pointsTransaction"),
         ("t3;ana;2024-02-30 11:53:23;1", "'2024-02-30 11:53:23' is not an ISO date"),
-        ("t3;ana;0000-00-00 00:00:00;1", "'0000-00-00 00:00:00' is not an ISO date"),
+        ("t3;ana;2024-00-00 00:00:00;1", "'2024-00-00 00:00:00' is not an ISO date"),
         ("t3;ana;yesterday;1", "'yesterday' is not an ISO date"),
         ("t1;ana;2024-01-27 11:53:23;1", 'Key ("idTransaction")=(t1) already exists'),
         (";ana;2024-01-27 11:53:23;1", 'null value in column "idTransaction"'),
@@ -128,6 +192,14 @@ def test_bad_row_is_named_and_nothing_is_loaded(
     assert f"{tmp_path / 'transactions.csv'} line 5: " in message
     assert reason in message
     assert "\n" not in message
+
+
+def test_refused_dump_adds_no_column(connection: Connection, tmp_path: Path) -> None:
+    customers = "idCustomer;PointsCustomer;Visits\nana;1;7\n"
+
+    refused(connection, dump(tmp_path, customers=customers, products=PRODUCTS + "l2;t1;Ponei;one\n"))
+
+    assert [name for name, _ in columns(connection, "customers")] == ["idCustomer", "PointsCustomer", "flEmail"]
 
 
 def test_line_numbers_count_the_lines_of_quoted_values(connection: Connection, tmp_path: Path) -> None:
@@ -150,18 +222,3 @@ def test_dump_of_known_keys_changes_nothing(connection: Connection, tmp_path: Pa
     with pytest.raises(PermanentError, match=r'customers.csv line 2: Key \("idCustomer"\)=\(ana\) already exists'):
         load_dump(connection, tmp_path)
     assert len(rows(connection, "transactions")) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2024-02-01", datetime.fromisoformat("2024-02-01 00:00:00")),
-        ("2024-02-01 10:20", datetime.fromisoformat("2024-02-01 10:20:00")),
-        ("2024-02-01T10:20:30.5Z", datetime.fromisoformat("2024-02-01 10:20:30.500000")),
-        ("2024-02-01 00:00:00 +0000 UTC", datetime.fromisoformat("2024-02-01 00:00:00")),
-        ("2024-02-01 00:00:00.123456789-03", datetime.fromisoformat("2024-02-01 03:00:00.123456")),
-        ("2024-02-01 00:00:00+05:30", datetime.fromisoformat("2024-01-31 18:30:00")),
-    ],
-)
-def test_dates_become_naive_utc(text: str, expected: datetime) -> None:
-    assert parse_instant(text) == expected
