@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
 
+import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from upsell_assets.lake.commits import commit_properties
-from upsell_assets.lake.duck import quote, reader, text
+from upsell_assets.lake.duck import parquet, quote, reader, text
 
 if TYPE_CHECKING:
     from upsell_assets.lake.tables import Lake
@@ -69,6 +70,22 @@ def root_of(table: DeltaTable) -> str:
     return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
 
 
+def rows_of(connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable) -> str:
+    """Query: the rows of an unpartitioned table, read from its files; what a file does not have of a column is null.
+
+    Args:
+        connection: of `duck.reader`; it is given the table's shape, as a relation.
+        name: begins the name of that relation.
+        table: opened at the version that is read.
+    """
+    shape = pa.schema(table.schema().to_arrow())
+    connection.register(f"{name}_shape", shape.empty_table())
+    columns = ", ".join(quote(column) for column in shape.names)
+    files = [f"{root_of(table)}/{path}" for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    held = f" UNION ALL BY NAME SELECT * EXCLUDE (filename) FROM {parquet(files)}" if files else ""
+    return f"SELECT {columns} FROM (FROM {quote(f'{name}_shape')}{held})"
+
+
 def write_files(lake: Lake, table: DeltaTable, new: Sequence[NewFile]) -> list[AddAction]:
     """Write files beside those of a table; no reader sees them before `exchange` names them. None for no rows."""
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -112,7 +129,7 @@ def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:
         connection.register("shape", shape.empty_table())
         for relation, rows in file.relations.items():
             connection.register(relation, rows)
-        query = f"SELECT {columns} FROM (SELECT * FROM shape UNION ALL BY NAME {file.rows})"  # noqa: S608 (quoted)
+        query = f"SELECT {columns} FROM (SELECT * FROM shape UNION ALL BY NAME {file.rows})"
         path = text(f"{root_of(table)}/{name}")
         found = connection.execute(f"COPY ({query}) TO {path} ({FORMAT}, RETURN_STATS)")
         [(_, count, size, _, statistics, _)] = found.fetchall()

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from upsell_assets.errors import PermanentError
-from upsell_assets.lake.duck import connect, quote, register
+from upsell_assets.lake.duck import quote, reader, register
 from upsell_assets.lake.engines import Capabilities, Query
+from upsell_assets.lake.files import rows_of
 from upsell_assets.lake.sql import bind, source_tables, to_duckdb
 from upsell_assets.lake.tables import Lake
 
@@ -26,21 +28,31 @@ class EmbeddedEngine:
 
     def run(self, query: Query) -> pa.RecordBatchReader:
         """See `Engine.run`."""
-        connection = connect()
+        connection = reader(self.lake)
         names: dict[str, str] = {}
         for number, name in enumerate(sorted(source_tables(query.tree))):
             names[name] = f"input_{number}"
             if (rows := query.relations.get(name)) is not None:
                 connection.register(names[name], rows)
             else:
-                register(connection, names[name], self.lake.rows(self.lake.open(name, query.versions.get(name))))
+                self._show(connection, names[name], self.lake.open(name, query.versions.get(name)))
         try:
             result = _as_spark_counts(connection.sql(to_duckdb(bind(query.tree, names, query.params))))
-            reader = result.to_arrow_reader(BATCH_ROWS)
+            found = result.to_arrow_reader(BATCH_ROWS)
         except duckdb.Error as error:
             connection.close()
             raise PermanentError(f"the query was refused: {error}") from error
-        return pa.RecordBatchReader.from_batches(reader.schema, _batches(connection, reader))
+        return pa.RecordBatchReader.from_batches(found.schema, _batches(connection, found))
+
+    def _show(self, connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable) -> None:
+        """Make a table readable under a name: by DuckDB itself, which holds little of it in memory at a time.
+
+        Of a partitioned table Arrow reads the files of those partitions only that a condition asks for.
+        """
+        if table.metadata().partition_columns:
+            register(connection, name, self.lake.rows(table))
+        else:
+            connection.execute(f"CREATE TEMP VIEW {quote(name)} AS {rows_of(connection, name, table)}")
 
     def close(self) -> None:
         """Nothing is held between queries."""
