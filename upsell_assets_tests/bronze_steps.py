@@ -1,8 +1,8 @@
 """Bronze tables for silver's tests, made by the real merge, and what silver must hold, said in plain Python.
 
-Here: changes of the points system, merging them (or only the first of the merge's two commits), and a fold of all
-changes into silver's rows, from the spec alone. Not here: the law's harder parts (equal order, full loads), which
-are bronze's to prove.
+Here: changes and full loads of the points system, merging them (or only the first of the merge's two commits), and a
+fold of all of them into silver's rows, from the spec alone. Not here: the law's harder parts (equal order), which are
+bronze's to prove.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from upsell_assets.bronze.merge import merge, remember, table_name
+from upsell_assets.bronze.merge import end_load, merge, remember, table_name
 from upsell_assets.contracts import load_contracts
 from upsell_assets.lake.tables import Lake
-from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE, change_schema
+from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE, Position, change_schema
+from upsell_assets.raw.landing import full_load_prefix
 from upsell_assets.silver.refresh import SilverTable
 from upsell_assets.silver.tables import silver_tables
 
@@ -33,7 +34,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Change:
-    """One change of a source table; `seq` orders all of them, `hour` counts from START."""
+    """One change of a source table; `seq` orders all of them, `hour` counts from START. Rows of a full load name it."""
 
     table: str
     key: str
@@ -41,10 +42,33 @@ class Change:
     seq: int
     values: Row = ()
     hour: int = 0
+    load: str = ""
 
     @property
     def at(self) -> datetime:
         return START + timedelta(hours=self.hour)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Rows of a load stand above its end, and that above changes."""
+        return self.seq, 2 if self.load else 0
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a full load, which stands at `seq` of its table; its rows are changes that name it."""
+
+    table: str
+    seq: int
+    hour: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.seq, 1
+
+    def of(self, key: str) -> Change:
+        """The delete that it means for a key."""
+        return Change(self.table, key, "D", self.seq, hour=self.hour)
 
 
 def arrow(table: str, changes: Iterable[Change]) -> pa.Table:
@@ -57,7 +81,7 @@ def arrow(table: str, changes: Iterable[Change]) -> pa.Table:
             OP: change.op,
             MODIFIED: change.at,
             SEQUENCE: f"{change.seq:06d}",
-            FILE: f"raw/upsell/cdc/{table}/f",
+            FILE: f"{full_load_prefix(contract)}{change.load}/f" if change.load else f"raw/upsell/cdc/{table}/f",
             ROW: number,
         }
         for number, change in enumerate(changes)
@@ -74,6 +98,12 @@ def take_in(lake: Lake, *changes: Change) -> None:
             if contract.history:
                 remember(lake, contract, rows)
             merge(lake, contract, rows)
+
+
+def end(lake: Lake, end: End) -> None:
+    """End a full load, as an ingestion does once its rows are in."""
+    at = START + timedelta(hours=end.hour)
+    end_load(lake, CONTRACTS[end.table], Position(at, f"{end.seq:06d}"), f"load {end.seq}")
 
 
 def take_in_and_crash(lake: Lake, *changes: Change) -> None:
@@ -111,29 +141,40 @@ COLUMNS = {
 
 @dataclass
 class Bronze:
-    """What bronze holds: the newest change of each key, and every change of customers."""
+    """What bronze holds: the newest of each key with its place, and all that was ever said of customers."""
 
-    newest: dict[tuple[str, str], Change] = field(default_factory=dict)
+    newest: dict[tuple[str, str], tuple[tuple[int, int], Change]] = field(default_factory=dict)
     customers: list[Change] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
 
     def take(self, changes: Iterable[Change], *, only_deletes: bool = False) -> None:
         """Fold changes in; `only_deletes`: of a crashed merge only the tombstones were written."""
-        batch: dict[tuple[str, str], Change] = {}
+        batch: dict[tuple[str, str], tuple[tuple[int, int], Change]] = {}
         for change in changes:
             if change.table == "customers" and change not in self.customers:
                 self.customers.append(change)
             key = change.table, change.key
-            batch[key] = max(change, batch.get(key, change), key=lambda c: c.seq)
-        for key, change in batch.items():
-            if change.seq >= self.newest.get(key, change).seq and (change.op == "D" or not only_deletes):
-                self.newest[key] = change
+            batch[key] = max((change.place, change), batch.get(key, ((-1, 0), change)), key=lambda said: said[0])
+        for (table, key), said in batch.items():
+            ends = [(end.place, end.of(key)) for end in self.ends if end.table == table]
+            newest = max([said, *ends], key=lambda said: said[0])
+            before = self.newest.get((table, key), newest)
+            if newest[0] >= before[0] and (newest[1].op == "D" or not only_deletes):
+                self.newest[table, key] = newest
+
+    def end(self, end: End) -> None:
+        """A full load ends: who was last heard of below it is deleted."""
+        self.ends.append(end)
+        for (table, key), (place, _) in self.newest.items():
+            if table == end.table and place < end.place:
+                self.newest[table, key] = end.place, end.of(key)
 
     def silver(self, name: str) -> list[Row]:
         """The rows of a silver table."""
         return sorted(getattr(self, f"_{name}")(), key=repr)
 
     def _live(self, table: str) -> list[Row]:
-        return [(c.key, *c.values) for (of, _), c in self.newest.items() if of == table and c.op != "D"]
+        return [(c.key, *c.values) for (of, _), (_, c) in self.newest.items() if of == table and c.op != "D"]
 
     def _cliente(self) -> list[Row]:
         return self._live("customers")
@@ -150,7 +191,10 @@ class Bronze:
     def _cliente_historico(self) -> list[Row]:
         """In the order of the sequence; a clock that steps back is held, of one instant the last state counts."""
         states: dict[str, dict[datetime, Row | None]] = defaultdict(dict)
-        for change in sorted(self.customers, key=lambda c: c.seq):
+        said = [(change.place, change) for change in self.customers]
+        keys = {change.key for change in self.customers}
+        said += [(end.place, end.of(key)) for end in self.ends if end.table == "customers" for key in keys]
+        for _, change in sorted(said, key=lambda said: said[0]):
             life = states[change.key]
             life[max([change.at, *life])] = None if change.op == "D" else change.values
         rows = []

@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pyarrow as pa
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.tables import Lake, UnknownTableError
+from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import MODIFIED, SEQUENCE, Position, order_fields
 
 _RECORDED = pa.field("_recorded_at", pa.timestamp("us", tz="UTC"))
@@ -27,17 +27,18 @@ def _schema(contract: Contract) -> pa.Schema:
     return pa.schema([*order_fields(contract)[:2], _RECORDED])
 
 
+def open_floors(lake: Lake, contract: Contract) -> DeltaTable:
+    """A table's floors; empty where no load has ended yet."""
+    return lake.open_or_create(floors_name(contract), _schema(contract))
+
+
 def write_floor(lake: Lake, contract: Contract, position: Position) -> None:
     """Add a floor; a repeat changes nothing."""
     row = {MODIFIED: position.modified_date, SEQUENCE: position.change_seq, _RECORDED.name: datetime.now(UTC)}
-    table = lake.open_or_create(floors_name(contract), _schema(contract))
     # Appends never conflict with each other: the library's own retries are right here.
-    write_deltalake(table, pa.Table.from_pylist([row], _schema(contract)), mode="append")
+    write_deltalake(open_floors(lake, contract), pa.Table.from_pylist([row], _schema(contract)), mode="append")
 
 
 def read_floors(lake: Lake, contract: Contract) -> pa.Table:
     """All floors of a table, in no order."""
-    try:
-        return lake.rows(lake.open(floors_name(contract))).to_table()
-    except UnknownTableError:
-        return _schema(contract).empty_table()
+    return lake.rows(open_floors(lake, contract)).to_table()

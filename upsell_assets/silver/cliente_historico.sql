@@ -1,16 +1,53 @@
 -- The states that a customer went through, as intervals [dtInicio, dtFim) (SCD type 2); key (idCliente, dtInicio).
--- It is a function of the set of accepted change rows:
--- 1. Order: the law's. Where :modified_date_first (contracts that order by modified_date, change_seq) by
+-- It is a function of the set of accepted change rows and of the set of ended full loads:
+-- 1. The end of a full load deletes whom the load does not hold: of each customer it is a delete at the load's
+--    position (a floor). Whatever came late below it thus ends there; a truncate is a load that holds nobody.
+-- 2. Order: the law's. Where :modified_date_first (contracts that order by modified_date, change_seq) by
 --    modified_date, then change_seq; else (order by change_seq alone) by change_seq. A missing change_seq stands
---    below any present one; there modified_date, object key and row number decide.
--- 2. Equal order with a change_seq is one change, however many files hold it: a delete wins, else the greatest row
---    by its text.
--- 3. A state begins at its change's modified_date, but never before the states that precede it in the order, since a
+--    below any present one; there modified_date decides. At one position the changes come first, then the delete of
+--    a load's end, then the rows of the load (files below :load_folder); without a change_seq object key and row
+--    number decide among equals.
+-- 3. Equal order with a change_seq is one change, however many files hold it: a delete wins, else the greatest row
+--    by its text. A row of a load stands for the load's end.
+-- 4. A state begins at its change's modified_date, but never before the states that precede it in the order, since a
 --    commit clock can step back. Of the states that begin at one instant only the last is kept, so that no interval
 --    is empty.
--- 4. A change that changes nothing begins no interval: equal neighbours are one interval. A delete ends the
+-- 5. A change that changes nothing begins no interval: equal neighbours are one interval. A delete ends the
 --    interval and begins none.
-WITH ordered AS (
+WITH received AS (
+    SELECT
+        c.idCustomer,
+        c.PointsCustomer,
+        c.flEmail,
+        c._op,
+        c._modified_date,
+        c._change_seq,
+        c._file,
+        c._row,
+        CASE WHEN STARTSWITH(c._file, :load_folder) THEN 2 ELSE 0 END AS nrEtapa
+    FROM bronze.upsell._customers_changes AS c
+    WHERE c.idCustomer IS NOT NULL
+),
+
+said AS (
+    SELECT r.*
+    FROM received AS r
+    UNION ALL
+    SELECT
+        k.idCustomer,
+        NULL AS PointsCustomer,
+        NULL AS flEmail,
+        'D' AS _op,
+        f._modified_date,
+        f._change_seq,
+        :load_folder AS _file,
+        NULL AS _row,
+        1 AS nrEtapa
+    FROM (SELECT DISTINCT r.idCustomer FROM received AS r) AS k
+    CROSS JOIN bronze.upsell._customers_floors AS f
+),
+
+ordered AS (
     SELECT
         c.idCustomer,
         c.PointsCustomer,
@@ -23,6 +60,7 @@ WITH ordered AS (
                 CASE WHEN :modified_date_first THEN c._modified_date END ASC NULLS FIRST,
                 c._change_seq ASC NULLS FIRST,
                 CASE WHEN c._change_seq IS NULL THEN c._modified_date END ASC NULLS FIRST,
+                c.nrEtapa ASC,
                 CASE WHEN c._change_seq IS NULL THEN c._file END ASC NULLS FIRST,
                 CASE WHEN c._change_seq IS NULL THEN c._row END ASC NULLS FIRST,
                 CASE WHEN c._op = 'D' THEN 1 ELSE 0 END ASC,
@@ -36,16 +74,17 @@ WITH ordered AS (
                 c._change_seq,
                 CASE WHEN :modified_date_first THEN c._modified_date END,
                 CASE WHEN c._change_seq IS NULL THEN c._modified_date END,
+                c.nrEtapa > 0,
                 CASE WHEN c._change_seq IS NULL THEN c._file END,
                 CASE WHEN c._change_seq IS NULL THEN c._row END
             ORDER BY
+                c.nrEtapa DESC,
                 CASE WHEN c._op = 'D' THEN 1 ELSE 0 END DESC,
                 CAST(c.PointsCustomer AS STRING) DESC NULLS LAST,
                 CAST(c.flEmail AS STRING) DESC NULLS LAST,
                 c._modified_date DESC NULLS LAST
         ) AS nrRepeticao
-    FROM bronze.upsell._customers_changes AS c
-    WHERE c.idCustomer IS NOT NULL
+    FROM said AS c
 ),
 
 timed AS (

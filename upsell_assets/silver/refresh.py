@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 
+from upsell_assets.bronze.floors import floors_name, open_floors
 from upsell_assets.bronze.law import newer, newest_per_key, order_terms
 from upsell_assets.bronze.tables import GENERATION, VERSION, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
@@ -23,6 +24,7 @@ from upsell_assets.lake.duck import connect, quote, register
 from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.sql import Parameter, SqlFile
 from upsell_assets.lake.tables import Lake
+from upsell_assets.raw.landing import full_load_prefix
 from upsell_assets.silver import changed, events
 from upsell_assets.silver.difference import Difference
 
@@ -38,7 +40,8 @@ class SilverTable:
         key: its key columns.
         source_key: bronze's key column for the first key column; empty where the table is not made key by key.
         contract: the bronze table that it is made from; None: it is made from silver tables, whole.
-        from_changes: it is made from all accepted changes of the contract's table, not from the live rows.
+        from_changes: it is made from all accepted changes of the contract's table and the ends of its full loads, not
+            from the live rows.
     """
 
     sql: SqlFile
@@ -95,10 +98,10 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     known = {name: target.transaction_version(name) for name in (*sources, CODE)} if target else {}
     if target and known == {**sources, CODE: code}:
         return Refreshed(version=target.version(), sources=sources)
-    since = _since(known, sources) if known.get(CODE) == code else None
+    since = _since(table, known, sources) if known.get(CODE) == code else None
     with connect() as connection:
         rows, keys = _touched(connection, lake, table, since, sources)
-        new = engine.run(_query(table, rows, sources)).read_all()
+        new = engine.run(_query(lake, table, rows, sources)).read_all()
         difference = _difference(connection, table, lake, target, new, keys)
     if before_commit and (difference.old.num_rows or difference.new.num_rows):
         before_commit(difference)
@@ -132,8 +135,13 @@ def _code(lake: Lake, table: SilverTable) -> int:
     return int(table.sql.code_version[:12], 16) + (generation or 0)
 
 
-def _since(known: dict[str, int | None], sources: dict[str, int]) -> dict[str, int] | None:
-    """The versions taken in already; None: start from nothing, since a source was made anew or never read."""
+def _since(table: SilverTable, known: dict[str, int | None], sources: dict[str, int]) -> dict[str, int] | None:
+    """The versions taken in already; None: start from nothing, since a source was made anew or never read.
+
+    Also where a full load ended meanwhile: that can end what holds of any key.
+    """
+    if table.contract and known.get(floors := floors_name(table.contract)) != sources.get(floors):
+        return None
     taken = {name: at for name, version in sources.items() if (at := known[name]) is not None and at <= version}
     return taken if len(taken) == len(sources) else None
 
@@ -142,20 +150,31 @@ def _source_versions(lake: Lake, table: SilverTable) -> dict[str, int]:
     if table.contract is None:
         return {name: lake.open(name).version() for name in sorted(table.sql.tables)}
     if table.from_changes:
-        return {changes_name(table.contract): lake.open(changes_name(table.contract)).version()}
+        # The floors first: a load's rows are kept before its end is written down, so that none ends without them.
+        floors = {floors_name(table.contract): open_floors(lake, table.contract).version()}
+        return floors | {changes_name(table.contract): lake.open(changes_name(table.contract)).version()}
     # The live table first: see bronze.merge.
     live = {table_name(table.contract): lake.open(table_name(table.contract)).version()}
     return live | {tombstones_name(table.contract): lake.open(tombstones_name(table.contract)).version()}
 
 
-def _query(table: SilverTable, rows: pa.Table | None, sources: dict[str, int]) -> Query:
-    params: dict[str, Parameter] = {}
-    if "modified_date_first" in table.sql.parameters and table.contract:
-        params["modified_date_first"] = table.contract.order[0] == "modified_date"
-    if rows is None or table.contract is None:
-        return Query(table.sql.tree, params, versions=sources)
-    source = changes_name(table.contract) if table.from_changes else table_name(table.contract)
-    return Query(table.sql.tree, params, {source: rows})
+def _query(lake: Lake, table: SilverTable, rows: pa.Table | None, sources: dict[str, int]) -> Query:
+    contract = table.contract
+    if rows is None or contract is None:
+        return Query(table.sql.tree, versions=sources)
+    if not table.from_changes:
+        return Query(table.sql.tree, relations={table_name(contract): rows})
+    floors = floors_name(contract)
+    ends = lake.rows(lake.open(floors, sources[floors])).to_table()
+    return Query(table.sql.tree, history_params(contract), {changes_name(contract): rows, floors: ends})
+
+
+def history_params(contract: Contract) -> dict[str, Parameter]:
+    """What a query over all changes must know of the contract to follow the law."""
+    return {
+        "modified_date_first": contract.order[0] == "modified_date",
+        "load_folder": full_load_prefix(contract),
+    }
 
 
 def _touched(
@@ -172,12 +191,13 @@ def _touched(
     contract = table.contract
     if contract is None:
         return None, None
-    for number, (name, version) in enumerate(sources.items()):
+    versioned = {name: version for name, version in sources.items() if name != floors_name(contract)}
+    for number, (name, version) in enumerate(versioned.items()):
         register(connection, f"source_{number}", lake.rows(lake.open(name, version)))
     key = quote(table.source_key)
     news = " UNION ".join(
         f"SELECT {key} FROM source_{number} WHERE {VERSION} > {since[name] if since else -1}"
-        for number, name in enumerate(sources)
+        for number, name in enumerate(versioned)
     )
     connection.execute(f"CREATE TEMP TABLE touched AS SELECT DISTINCT {key} FROM ({news})")
     if table.from_changes:

@@ -107,7 +107,7 @@ def test_any_arrival_and_any_crash_give_what_the_oracle_says(lakes: Path, name: 
     lake = new_lake(lakes)
     undone: list[Step] = []
     for step in history.steps:
-        commits = data.draw(st.none() | st.integers(0, 7), "commits before the crash")
+        commits = data.draw(st.none() | st.integers(0, 8), "commits before the crash")
         if commits is None:
             arrive(lake, of, step)
         elif crashing(commits, arrive, lake, of, step):
@@ -129,7 +129,7 @@ def again(lake: Lake, of: Contract, undone: list[Step]) -> None:
 
 def test_a_crash_leaves_the_tombstone_without_the_delete_and_a_repeat_finishes_it(local_lake: Lake) -> None:
     take(local_lake, FULL, changed("I", 1))
-    assert crashing(3, take, local_lake, FULL, changed("D", 2))
+    assert crashing(4, take, local_lake, FULL, changed("D", 2))
     assert versions(local_lake, FULL) == (1, 1)
     assert local_lake.open(table_name(FULL)).to_pyarrow_table().num_rows == 1
 

@@ -75,6 +75,7 @@ FIRST = datetime(2018, 9, 20, tzinfo=UTC)
 # November 4th of 2018 had no midnight in Sao Paulo; 28 days later both windows have it.
 DTREFS_ASKED = [date(2018, 10, 15), date(2018, 11, 4), date(2018, 11, 5), date(2018, 12, 2), date(2019, 1, 1)]
 NOW = datetime(2018, 12, 20, tzinfo=UTC)
+LOADS = "raw/upsell/full_load/customers/"
 NAMES = [
     *("ChatMessage", "Airflow Lover", "Churn_10pp", "Churn_2pp", "Churn_5pp", "Daily Loot", "Lista de presença"),
     *("Presença Streak", "R Lover", "Resgatar Ponei", "Troca de Pontos StreamElements", "Venda de Item: Espada"),
@@ -134,10 +135,14 @@ def bronze() -> dict[str, pa.Table]:
             "_op": chosen.choice("IUUD"),
             "_modified_date": chosen.choice([None, *(FIRST + timedelta(hours=hour) for hour in range(30))]),
             "_change_seq": chosen.choice([None, *(f"{number:03}" for number in range(60))]),
-            "_file": chosen.choice("xyz"),
+            "_file": chosen.choice(["x", "y", f"{LOADS}one/part", None]),
             "_row": number,
         }
         for number in range(300)
+    ]
+    floors = [
+        {"_modified_date": FIRST + timedelta(hours=hour), "_change_seq": seq}
+        for hour, seq in ((7, "020"), (7, "020"), (20, "041"), (25, None))
     ]
     return {
         "bronze.upsell.customers": pa.table(
@@ -178,6 +183,9 @@ def bronze() -> dict[str, pa.Table]:
                 }
             ),
         ),
+        "bronze.upsell._customers_floors": pa.Table.from_pylist(
+            floors, pa.schema({"_modified_date": INSTANT, "_change_seq": pa.string()})
+        ),
     }
 
 
@@ -191,7 +199,7 @@ def tables(lake: Lake) -> dict[str, pa.Table]:
 
 
 def about(name: str) -> dict[str, Any]:
-    values = {"now": NOW, "modified_date_first": True}
+    values = {"now": NOW, "modified_date_first": True, "load_folder": LOADS}
     return {marker: values[marker] for marker in sql_file(name).parameters}
 
 
@@ -229,7 +237,7 @@ def test_every_file_gives_the_same_table(engine: Engine, tables: dict[str, pa.Ta
 def test_the_history_of_a_contract_that_orders_by_change_seq_alone_is_the_same(
     engine: Engine, tables: dict[str, pa.Table]
 ) -> None:
-    name, params = "silver/cliente_historico", {"modified_date_first": False}
+    name, params = "silver/cliente_historico", {"modified_date_first": False, "load_folder": LOADS}
 
     actual = engine.run(Query(sql_file(name).tree, params)).read_all()
 

@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
-from bronze_steps import CONTRACTS, SILVER, START, Bronze, Change, held, read, take_in, take_in_and_crash
+from bronze_steps import CONTRACTS, SILVER, START, Bronze, Change, End, end, held, read, take_in, take_in_and_crash
 from deltalake import write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from upsell_assets.bronze.floors import floors_name
 from upsell_assets.bronze.merge import changes_name, table_name, tombstones_name
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.sql import load_sql
@@ -53,8 +54,8 @@ _DATES = {"a": "2024-02-01 10:00:00", "b": "2024-02-02 02:59:59.5", "c": "2024-0
 """A transaction's date is immutable, by the contract; changes may still come without it."""
 
 
-def _of_key(key: str) -> st.SearchStrategy[Change]:
-    values = {
+def _values(key: str) -> dict[str, st.SearchStrategy[tuple[object, ...]]]:
+    return {
         "customers": st.tuples(st.sampled_from([None, 1, 2]), st.sampled_from([None, 0, 1])),
         "transactions": st.tuples(
             st.sampled_from([None, "a", "b"]),
@@ -67,29 +68,61 @@ def _of_key(key: str) -> st.SearchStrategy[Change]:
             st.sampled_from([1, 2]),
         ),
     }
+
+
+def _of_key(key: str) -> st.SearchStrategy[Change]:
     return st.one_of(
         [
             st.builds(Change, st.just(table), st.just(key), st.sampled_from("IUUD"), st.just(0), of, st.integers(0, 4))
-            for table, of in values.items()
+            for table, of in _values(key).items()
         ]
     )
 
 
 _CHANGES = st.one_of([_of_key(key) for key in _DATES])
+_LOADS = st.one_of(
+    [
+        st.tuples(
+            st.just(table),
+            st.integers(0, 4),
+            st.fixed_dictionaries({}, optional={key: _values(key)[table] for key in _DATES}),
+        )
+        for table in CONTRACTS
+    ]
+)
+"""A full load's table, hour and rows; without rows it is a truncate."""
+
+
+def _history(drawn: list[Change | tuple[str, int, dict[str, tuple[object, ...]]]]) -> tuple[list[Change], list[End]]:
+    """Changes, rows of loads among them, and ends of loads, in the order of the sequence."""
+    changes, ends = [], []
+    for seq, said in enumerate(drawn):
+        if isinstance(said, Change):
+            changes.append(replace(said, seq=seq))
+        else:
+            table, hour, rows = said
+            changes += [Change(table, key, "I", seq, of, hour, f"L{seq}") for key, of in rows.items()]
+            ends.append(End(table, seq, hour))
+    return changes, ends
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(_CHANGES, min_size=1, max_size=16), st.randoms(use_true_random=False))
-def test_silver_equals_a_recompute_after_any_merges_and_refreshes(drawn: list[Change], chance: random.Random) -> None:
-    changes = [replace(change, seq=number) for number, change in enumerate(drawn)]
+@given(
+    st.lists(st.one_of(_CHANGES, _CHANGES, _CHANGES, _CHANGES, _LOADS), min_size=1, max_size=16),
+    st.randoms(use_true_random=False),
+)
+def test_silver_equals_a_recompute_after_any_merges_and_refreshes(
+    drawn: list[Change | tuple[str, int, dict[str, tuple[object, ...]]]], chance: random.Random
+) -> None:
+    changes, ends = _history(drawn)
     arrival = changes + chance.sample(changes, chance.randint(0, len(changes)))
     chance.shuffle(arrival)
     with TemporaryDirectory() as folder:
         lake, bronze = Lake.at(Path(folder)), Bronze()
         take_in(lake)
-        while arrival:
+        while arrival or ends:
             batch, arrival = arrival[: (size := chance.randint(1, 6))], arrival[size:]
-            if chance.random() < 0.4:
+            if batch and chance.random() < 0.4:
                 of_table = [change for change in batch if change.table == batch[0].table]
                 take_in_and_crash(lake, *of_table)
                 bronze.take(of_table, only_deletes=True)
@@ -97,6 +130,14 @@ def test_silver_equals_a_recompute_after_any_merges_and_refreshes(drawn: list[Ch
             take_in(lake, *batch)
             bronze.take(batch)
             check(lake, bronze, chance.sample(ALL, chance.randint(0, 2)))
+            # A load ends at any time after its rows came.
+            missing = {(change.table, change.seq) for change in arrival}
+            for over in [end for end in ends if (end.table, end.seq) not in missing]:
+                if not arrival or chance.random() < 0.5:
+                    ends.remove(over)
+                    end(lake, over)
+                    bronze.end(over)
+                    check(lake, bronze, chance.sample(ALL, chance.randint(0, 2)))
         check(lake, bronze, ALL)
 
 
@@ -169,8 +210,9 @@ def test_versions_behind_counts_what_a_refresh_will_take_in(local_lake: Lake) ->
     take_in(local_lake, customer("ana", "I", 1))
     table = SILVER["cliente_historico"]
     changes = local_lake.open(changes_name(CONTRACTS["customers"])).version()
+    floors = local_lake.open(floors_name(CONTRACTS["customers"])).version()
 
-    assert versions_behind(local_lake, table) == changes + 1
+    assert versions_behind(local_lake, table) == (changes + 1) + (floors + 1)
     renew(local_lake, "cliente_historico")
     assert versions_behind(local_lake, table) == 0
     take_in(local_lake, customer("ana", "U", 2, points=5))
@@ -238,6 +280,35 @@ def test_a_late_change_of_a_customer_splits_its_interval_in_place(local_lake: La
         ("bia", hours[0], None, 0, None),
     ]
     assert (done.upserts, done.deletes) == (2, 0)
+
+
+def test_the_end_of_a_load_ends_intervals_and_so_does_one_that_is_late(local_lake: Lake) -> None:
+    take_in(local_lake, customer("ana", "I", 1, points=1), customer("bia", "I", 2, points=2))
+    renew(local_lake, "cliente_historico")
+    take_in(local_lake, Change("customers", "ana", "I", 5, (1, None), 6, "L"))
+    end(local_lake, End("customers", 5, 6))
+    assert versions_behind(local_lake, SILVER["cliente_historico"]) > 0
+    renew(local_lake, "cliente_historico")
+
+    ended = START + timedelta(hours=6)
+    assert held(local_lake, "cliente_historico") == [("ana", START, None, 1, None), ("bia", START, ended, 2, None)]
+
+    take_in(local_lake, customer("caio", "I", 3, points=3, hour=1))
+    renew(local_lake, "cliente_historico")
+
+    assert held(local_lake, "cliente_historico")[2:] == [("caio", START + timedelta(hours=1), ended, 3, None)]
+
+
+def test_a_truncate_ends_every_interval(local_lake: Lake) -> None:
+    take_in(local_lake, customer("ana", "I", 1), customer("bia", "I", 2))
+    renew(local_lake, "cliente_historico")
+
+    end(local_lake, End("customers", 5, 6))
+    done = renew(local_lake, "cliente_historico")["cliente_historico"]
+
+    assert {row[2] for row in held(local_lake, "cliente_historico")} == {START + timedelta(hours=6)}
+    assert (done.upserts, done.deletes) == (2, 0)
+    assert renew(local_lake, "cliente_historico")["cliente_historico"].version == done.version
 
 
 def test_a_change_that_silver_does_not_show_moves_the_watermark_only(local_lake: Lake) -> None:
