@@ -51,8 +51,8 @@ from upsell_assets.lake.sql import DTREFS, bind, load_sql, to_duckdb
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver import events
 from upsell_assets.silver.difference import Difference
-from upsell_assets.silver.refresh import SilverTable, refresh
-from upsell_assets.silver.tables import silver_tables
+from upsell_assets.silver.refresh import refresh
+from upsell_assets.silver.tables import SilverTable, silver_tables
 from upsell_assets.silver.touched import Touched, touched
 
 OUT = Path(__file__).parent / "out" / "features.json"

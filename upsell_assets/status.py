@@ -20,8 +20,8 @@ from upsell_assets.errors import UpsellError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.raw.landing import landed
 from upsell_assets.raw.ledger import Ledger
-from upsell_assets.silver.refresh import SilverTable, versions_behind
-from upsell_assets.silver.tables import silver_tables
+from upsell_assets.silver.refresh import versions_behind
+from upsell_assets.silver.tables import SilverTable, silver_tables
 
 ROOT = Path(__file__).parent
 _NEWEST = ("dtRef", "dtTransacao", "dtInicio", "_modified_date")

@@ -22,8 +22,7 @@ from upsell_assets.contracts import load_contracts
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE, Position, change_schema
 from upsell_assets.raw.landing import full_load_prefix
-from upsell_assets.silver.refresh import SilverTable
-from upsell_assets.silver.tables import silver_tables
+from upsell_assets.silver.tables import SilverTable, silver_tables
 
 CONTRACTS = load_contracts()
 SILVER: dict[str, SilverTable] = {table.name.rpartition(".")[2]: table for table in silver_tables(CONTRACTS)}

@@ -25,6 +25,8 @@ def connect() -> duckdb.DuckDBPyConnection:
     """A new in-memory connection whose session is in UTC."""
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
     connection.execute("SET TimeZone = 'UTC'")
+    # What takes long says so itself; a bar of DuckDB's own would be drawn across it.
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 
@@ -56,6 +58,7 @@ def reader(lake: Lake) -> duckdb.DuckDBPyConnection:
         shared.give_credentials(lake)
     connection = shared.connection.cursor()
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 

@@ -70,20 +70,33 @@ def root_of(table: DeltaTable) -> str:
     return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
 
 
-def rows_of(connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable) -> str:
-    """Query: the rows of an unpartitioned table, read from its files; what a file does not have of a column is null.
+def rows_of(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    table: DeltaTable,
+    paths: Sequence[str] | None = None,
+    *,
+    files: bool = False,
+) -> str:
+    """Query: the rows of a table, read from its files by DuckDB; what a file does not have of a column is null.
+
+    So are the columns that it is partitioned by, which no file has.
 
     Args:
         connection: of `duck.reader`; it is given the table's shape, as a relation.
         name: begins the name of that relation.
         table: opened at the version that is read.
+        paths: some of its files, with their folder; None: all of them.
+        files: whether each row comes with its file, as the column `filename`.
     """
     shape = pa.schema(table.schema().to_arrow())
     connection.register(f"{name}_shape", shape.empty_table())
-    columns = ", ".join(quote(column) for column in shape.names)
-    files = [f"{root_of(table)}/{path}" for path in pa.table(table.get_add_actions())["path"].to_pylist()]
-    held = f" UNION ALL BY NAME SELECT * EXCLUDE (filename) FROM {parquet(files)}" if files else ""
-    return f"SELECT {columns} FROM (FROM {quote(f'{name}_shape')}{held})"
+    if paths is None:
+        paths = [f"{root_of(table)}/{path}" for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    columns = ", ".join(quote(column) for column in [*shape.names, *(["filename"] if files else [])])
+    file = ", NULL::VARCHAR AS filename" if files else ""
+    held = f" UNION ALL BY NAME SELECT *{'' if files else ' EXCLUDE (filename)'} FROM {parquet(paths)}" if paths else ""
+    return f"SELECT {columns} FROM (SELECT *{file} FROM {quote(f'{name}_shape')}{held})"
 
 
 def write_files(lake: Lake, table: DeltaTable, new: Sequence[NewFile]) -> list[AddAction]:

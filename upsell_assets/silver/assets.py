@@ -16,8 +16,8 @@ from upsell_assets.lake.metadata import Made, definition_metadata, table_metadat
 from upsell_assets.partitions import DEFAULT_START, Clock, dtrefs, utc_now
 from upsell_assets.silver import events
 from upsell_assets.silver.difference import Difference
-from upsell_assets.silver.refresh import SilverTable, refresh
-from upsell_assets.silver.tables import silver_tables
+from upsell_assets.silver.refresh import refresh
+from upsell_assets.silver.tables import SilverTable, silver_tables
 from upsell_assets.silver.touched import Touched, begun, touched
 
 POOL = "silver"

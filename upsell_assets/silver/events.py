@@ -10,7 +10,8 @@ from datetime import date, datetime
 
 import pyarrow as pa
 
-from upsell_assets.lake.duck import connect, register
+from upsell_assets.lake.duck import connect, reader
+from upsell_assets.lake.files import rows_of
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.difference import Difference
@@ -28,16 +29,18 @@ def local_day(moment: datetime) -> date:
 
 def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> EventDays | None:
     """The first and the newest day with an event, now or once `change` of the transactions is committed."""
-    with connect() as connection:
+    with reader(lake) as connection:
         if lake.exists(TRANSACTIONS):
-            register(connection, "held", lake.rows(lake.open(TRANSACTIONS)))
+            times = f"SELECT idTransacao, dtTransacao FROM ({rows_of(connection, 'held', lake.open(TRANSACTIONS))})"
         else:
-            connection.register("held", pa.table({"idTransacao": pa.array([], pa.string()), "dtTransacao": _NO_TIMES}))
-        times = "SELECT dtTransacao FROM held"
+            times = "SELECT '' AS idTransacao, NULL::TIMESTAMPTZ AS dtTransacao WHERE false"
         if change is not None:
             connection.register("old", change.old)
             connection.register("new", change.new)
-            times += " ANTI JOIN old USING (idTransacao) UNION ALL SELECT dtTransacao FROM new"
+            times = (
+                f"SELECT dtTransacao FROM ({times}) ANTI JOIN old USING (idTransacao) "
+                "UNION ALL SELECT dtTransacao FROM new"
+            )
         found = connection.execute(
             f"SELECT min(dtTransacao), max(dtTransacao) FROM ({times}) WHERE dtTransacao <= ?", [now]
         ).fetchone()
@@ -62,12 +65,11 @@ def line_days(lake: Lake, change: Difference, now: datetime | None = None) -> tu
     if not lake.exists(TRANSACTIONS):
         return set(), None
     table = lake.open(TRANSACTIONS)
-    with connect() as connection:
-        register(connection, "held", lake.rows(table))
+    with reader(lake) as connection:
         connection.register("old", change.old)
         connection.register("new", change.new)
         found = connection.sql(
-            "SELECT DISTINCT dtTransacao FROM held "
+            f"SELECT DISTINCT dtTransacao FROM ({rows_of(connection, 'held', table)}) "
             "SEMI JOIN (SELECT idTransacao FROM old UNION SELECT idTransacao FROM new) USING (idTransacao)"
         ).to_arrow_table()
     return _days([found["dtTransacao"]], now), table.version()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.sql import load_sql
-from upsell_assets.silver.refresh import SilverTable
+from upsell_assets.lake.sql import SqlFile, load_sql
 
 FOLDER = Path(__file__).parent
 
@@ -18,6 +18,31 @@ _KEYED = {
     "transacao_produto": ("transactions_product", "idTransactionCart", ("idTransacaoProduto",), False),
     "cliente_historico": ("customers", "idCustomer", ("idCliente", "dtInicio"), True),
 }
+
+
+@dataclass(frozen=True)
+class SilverTable:
+    """One table of silver.
+
+    Attributes:
+        sql: its query.
+        key: its key columns.
+        source_key: bronze's key column for the first key column; empty where the table is not made key by key.
+        contract: the bronze table that it is made from; None: it is made from silver tables, whole.
+        from_changes: it is made from all accepted changes of the contract's table and the ends of its full loads, not
+            from the live rows.
+    """
+
+    sql: SqlFile
+    key: tuple[str, ...]
+    source_key: str = ""
+    contract: Contract | None = None
+    from_changes: bool = False
+
+    @property
+    def name(self) -> str:
+        """The table's three-part name."""
+        return self.sql.name
 
 
 def silver_tables(contracts: Mapping[str, Contract]) -> list[SilverTable]:

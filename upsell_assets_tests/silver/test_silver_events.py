@@ -100,8 +100,8 @@ def test_a_product_line_counts_on_the_day_of_its_transaction(local_lake: Lake) -
         }
     )
 
-    assert events.line_days(local_lake, change(lines.slice(0, 0), lines), NOW) == ({date(2024, 2, 10)}, 0)
-    assert events.line_days(local_lake, change(lines, lines.slice(0, 0)), NOW) == ({date(2024, 2, 10)}, 0)
+    assert events.line_days(local_lake, change(lines.slice(0, 0), lines), NOW) == ({date(2024, 2, 10)}, 1)
+    assert events.line_days(local_lake, change(lines, lines.slice(0, 0)), NOW) == ({date(2024, 2, 10)}, 1)
 
 
 # --- the e-mail flag ---

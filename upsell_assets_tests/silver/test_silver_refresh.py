@@ -21,7 +21,8 @@ from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.sql import load_sql
 from upsell_assets.lake.tables import Lake, UnknownTableError
 from upsell_assets.silver.difference import Difference
-from upsell_assets.silver.refresh import CODE, Refreshed, SilverTable, refresh, versions_behind
+from upsell_assets.silver.refresh import CODE, Refreshed, refresh, versions_behind
+from upsell_assets.silver.tables import SilverTable
 
 ALL = list(SILVER)
 DAY = "2024-02-01 10:00:00"
