@@ -20,9 +20,17 @@ from upsell_assets.bronze.merge import changes_name, table_name, tombstones_name
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.sql import load_sql
 from upsell_assets.lake.tables import Lake, UnknownTableError
+from upsell_assets.silver import write
 from upsell_assets.silver.difference import Difference
 from upsell_assets.silver.refresh import CODE, Refreshed, refresh, versions_behind
 from upsell_assets.silver.tables import SilverTable
+
+
+@pytest.fixture(autouse=True)
+def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that few rows lie in several files."""
+    monkeypatch.setattr(write, "FILE_ROWS", 3)
+
 
 ALL = list(SILVER)
 DAY = "2024-02-01 10:00:00"
@@ -218,6 +226,24 @@ def test_versions_behind_counts_what_a_refresh_will_take_in(local_lake: Lake) ->
     assert versions_behind(local_lake, table) == 0
     take_in(local_lake, customer("ana", "U", 2, points=5))
     assert versions_behind(local_lake, table) == 1
+
+
+def test_a_changed_row_leaves_the_files_of_other_rows_alone(local_lake: Lake) -> None:
+    keys = [f"t{number}" for number in range(11)]
+    take_in(local_lake, *(Change("transactions", key, "I", n, ("ana", DAY, n)) for n, key in enumerate(keys)))
+    table = SILVER["transacoes"]
+    refresh(local_lake, EmbeddedEngine(local_lake), table)
+    before = set(local_lake.open(table.name).file_uris())
+
+    take_in(local_lake, Change("transactions", "t4", "U", 50, ("bia", DAY, 4)))
+    refresh(local_lake, EmbeddedEngine(local_lake), table)
+    take_in(local_lake, Change("transactions", "t11", "I", 51, ("bia", DAY, 5)))
+    refresh(local_lake, EmbeddedEngine(local_lake), table)
+
+    after = set(local_lake.open(table.name).file_uris())
+    assert len(before) == len(after) == 4
+    assert len(before - after) == 2
+    assert [row[1] for row in held(local_lake, "transacoes") if row[0] in ("t4", "t11")] == ["bia", "bia"]
 
 
 def test_a_delete_removes_the_row_everywhere(local_lake: Lake) -> None:
