@@ -199,7 +199,8 @@ def tables(lake: Lake) -> dict[str, pa.Table]:
 
 
 def about(name: str) -> dict[str, Any]:
-    values = {"now": NOW, "modified_date_first": True, "load_folder": LOADS}
+    ends = Query(sql_file(name).tree).over(DTREFS_ASKED).params
+    values = {"now": NOW, "modified_date_first": True, "load_folder": LOADS, **ends}
     return {marker: values[marker] for marker in sql_file(name).parameters}
 
 

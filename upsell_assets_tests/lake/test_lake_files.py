@@ -81,8 +81,9 @@ def test_statistics_hold_every_value_and_are_those_of_the_protocol(local_lake: L
     stats = json.loads(str(added["stats"]))
 
     assert stats["numRecords"] == 3
-    assert stats["minValues"] == {"id": 1, "at": "2024-02-01T10:00:00.001Z", "name": "n1", 'odd "name"': -5}
-    assert stats["maxValues"] == {"id": 5, "at": "2024-02-01T10:00:00.002Z", "name": "n3", 'odd "name"': -1}
+    day, least, greatest = {"on": "2024-02-01"}, "2024-02-01T10:00:00.001Z", "2024-02-01T10:00:00.002Z"
+    assert stats["minValues"] == {"id": 1, "at": least, **day, "name": "n1", 'odd "name"': -5}
+    assert stats["maxValues"] == {"id": 5, "at": greatest, **day, "name": "n3", 'odd "name"': -1}
     assert {name for name, nulls in stats["nullCount"].items() if nulls} == {"name"}
 
 
