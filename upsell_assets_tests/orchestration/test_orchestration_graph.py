@@ -216,6 +216,28 @@ def test_a_broken_file_is_shown_by_the_check_and_holds_back_no_other(daemon: Dae
     assert rows(lakehouse, AssetKey(["silver", "upsell", "cliente"]), idCliente="new")
 
 
+def test_dates_that_are_none_are_shown_by_the_check_until_they_are_gone(daemon: Daemon, lakehouse: Lakehouse) -> None:
+    written = {94_001: "0000-00-00 00:00:00", 94_002: "yesterday | `noon`", 94_003: None}
+    rows = [
+        {**transaction(number, "c000", datetime.now(UTC)), "dtTransaction": text} for number, text in written.items()
+    ]
+    key = land_changes(lakehouse, "transactions", [changed(row, 10) for row in rows], "no-dates")
+    daemon.sense("landing_sensor")
+    daemon.settle()
+
+    check = daemon.checks["dates_readable", "transacoes"]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert [value.value for value in check.metadata.values()][:3] == [1, 1, 1]
+    assert f"| {key} | 1 | 1 | `'yesterday ¦ 'noon''` |" in str(check.metadata["files"].value)
+
+    land_changes(lakehouse, "transactions", [changed(row, 11, "D") for row in rows], "no-dates-gone")
+    daemon.sense("landing_sensor")
+    daemon.settle()
+
+    assert daemon.checks["dates_readable", "transacoes"].passed
+
+
 def test_training_without_a_mature_label_says_what_it_waits_for(services: Running) -> None:
     young = new_lakehouse(services, first_day=today() - timedelta(9), first_landing_day=LANDED, source_dsn=None)
     with dg.DagsterInstance.ephemeral() as instance:

@@ -41,6 +41,7 @@ class Change:
     seq: int
     values: Row = ()
     hour: int = 0
+    file: str = "f"
 
     @property
     def at(self) -> datetime:
@@ -57,7 +58,7 @@ def arrow(table: str, changes: Iterable[Change]) -> pa.Table:
             OP: change.op,
             MODIFIED: change.at,
             SEQUENCE: f"{change.seq:06d}",
-            FILE: f"raw/upsell/cdc/{table}/f",
+            FILE: f"raw/upsell/cdc/{table}/{change.file}",
             ROW: number,
         }
         for number, change in enumerate(changes)
