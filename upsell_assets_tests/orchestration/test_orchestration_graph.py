@@ -200,6 +200,36 @@ def test_a_late_event_runs_exactly_the_dtrefs_that_see_it_and_no_score(
     assert rows(lakehouse, SCORES) == scores
 
 
+def test_what_a_late_event_has_changed_since_it_was_served_is_shown_by_the_check(
+    daemon: Daemon, lakehouse: Lakehouse, points: History
+) -> None:
+    def skew() -> dg.AssetCheckEvaluation:
+        [check] = (
+            daemon.defs.resolve_job_def("skew")
+            .execute_in_process(instance=daemon.instance)
+            .get_asset_check_evaluations()
+        )
+        return check
+
+    daemon.materialize([SCORES], str(today()))
+    assert skew().passed
+
+    at = datetime.combine(today() - timedelta(20), time(15))
+    late = [transaction(95_000 + number, f"c{number:03}", at, 7) for number in range(30)]
+    land_changes(lakehouse, "transactions", [changed(row, 20) for row in late], "late-and-many")
+    daemon.sense("landing_sensor")
+    daemon.settle()
+
+    check = skew()
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert check.metadata["dtrefs"].value == 1
+    assert f"| {today()} | {len(points.population(today()))} |" in str(check.metadata["by_dtref"].value)
+    assert "| nrSaldoPontos | " in str(check.metadata["features"].value)
+    daemon.materialize([SCORES], str(today()))
+    assert skew().passed
+
+
 def test_a_broken_file_is_shown_by_the_check_and_holds_back_no_other(daemon: Daemon, lakehouse: Lakehouse) -> None:
     lakehouse.store.write("raw/upsell/cdc/customers/broken.parquet", b"this is no parquet")
     new = {"idCustomer": "new", "PointsCustomer": 5, "flEmail": 1}
