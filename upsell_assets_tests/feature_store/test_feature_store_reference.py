@@ -146,6 +146,32 @@ def test_features_of_a_busy_season_equal_the_reference(name: str) -> None:
     assert_same({day: actual.get(day, {}) for day in dtrefs}, {day: TABLES[name](history, day) for day in dtrefs})
 
 
+@pytest.fixture(scope="module")
+def giant() -> History:
+    """A customer who owns a fifth of all rows in the real data, here with 100,000 transactions, and one with a few."""
+    chance = random.Random(100_000)
+    events = [
+        Event(
+            customer="ana" if number % 1000 else "bia",
+            at=FIRST + timedelta(milliseconds=chance.randrange(90 * 86_400_000)),
+            points=chance.choice([None, *range(-9, 10), 1_000_000_007]),
+            products=tuple(chance.choices([*NAMES, None], k=chance.randrange(3))),
+        )
+        for number in range(100_101)
+    ]
+    return History(events, [State("ana", FIRST, 1, 0, None)])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_features_of_a_customer_with_100_000_transactions_equal_the_reference(giant: History, name: str) -> None:
+    dtrefs = [FIRST.date() + timedelta(days=day) for day in (2, 57, 91, 110)]
+
+    actual = by_dt_ref(run(name, silver(giant), dtrefs), "idCliente")
+
+    assert_same(actual, {day: TABLES[name](giant, day) for day in dtrefs})
+    assert set(actual[dtrefs[2]]) == {"ana", "bia"}
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(EVENTS, max_size=40), states(), st.lists(st.integers(0, 95), min_size=1, max_size=4, unique=True))
 def test_features_of_any_history_equal_the_reference(events: list[Event], emails: list[State], days: list[int]) -> None:
