@@ -1,8 +1,10 @@
-"""Checks in Dagster that look at more than one layer: bronze against the database that it came from.
+"""Checks in Dagster that run by the clock: bronze against the database, features as served against those of now.
 
-Checks of what a run itself has made belong to that run's asset; what is compared here is done by `verify`.
+Checks of what a run itself has made belong to that run's asset; what is compared here is done by `verify` and by
+`model.served`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import dagster as dg
@@ -10,10 +12,16 @@ import dagster as dg
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.model.served import Skew, skews
 from upsell_assets.settings import LOCAL_ZONE
+from upsell_assets.silver.touched import SCORES
 from upsell_assets.verify import SHOWN, Verified, verify
 
 NAME = "equals_source"
+SERVED_NAME = "served_equals_latest"
+
+SERVED_DTREFS = 28
+"""The newest scored dtRefs that are compared: late data comes within days, and each dtRef has its cost."""
 
 
 def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
@@ -35,12 +43,38 @@ def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
 
 def verify_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
     """Compares all tables at the times that the settings name."""
+    return _schedule("verify", checks, lakehouse.settings.verify_schedule, "Bronze against the database.")
+
+
+def served_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
+    """Whether the features that scores were made from are still those that are known of their dtRefs."""
+
+    @dg.asset_check(
+        asset=SCORES.split("."),
+        name=SERVED_NAME,
+        description=f"The features that the newest {SERVED_DTREFS} scored dtRefs were served with are those of now, for "
+        "all but a set share of each dtRef's customers: late data changes features, never issued scores.",
+    )
+    def served_equals_latest() -> dg.AssetCheckResult:
+        from upsell_assets.model.registry import Registry
+
+        model = Registry(lakehouse.store).name
+        found = list(skews(lakehouse.lake, lakehouse.engine, model, SERVED_DTREFS))
+        return _skew_result(found, lakehouse.settings.skew_max_share)
+
+    return [served_equals_latest]
+
+
+def skew_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
+    """Compares what was served with what is known now, at the times that the settings name."""
+    return _schedule("skew", checks, lakehouse.settings.skew_schedule, "Features as served against those of now.")
+
+
+def _schedule(name: str, checks: list[dg.AssetChecksDefinition], cron: str, description: str) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
-        name="verify",
-        job=dg.define_asset_job(
-            "verify", dg.AssetSelection.checks(*checks), description="Bronze against the database."
-        ),
-        cron_schedule=lakehouse.settings.verify_schedule,
+        name=name,
+        job=dg.define_asset_job(name, dg.AssetSelection.checks(*checks), description=description),
+        cron_schedule=cron,
         execution_timezone=str(LOCAL_ZONE),
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
@@ -68,5 +102,40 @@ def _result(done: Verified) -> dg.AssetCheckResult:
             "differing": dg.MetadataValue.md(
                 f"At most {SHOWN} keys:\n\n| what | key |\n|---|---|\n{rows}" if rows else "nothing"
             ),
+        },
+    )
+
+
+def _skew_result(found: list[Skew], limit: float) -> dg.AssetCheckResult:
+    customers = sum(skew.served for skew in found)
+    features = sum((Counter(skew.features) for skew in found), Counter[str]())
+    dtrefs = "\n".join(
+        f"| {skew.dtref} | {skew.served:,} | {skew.differing:,} | {skew.appeared:,} | {skew.vanished:,} | {skew.share:.2%} |"
+        for skew in found
+        if skew.share
+    )
+    by_feature = "\n".join(
+        f"| {name} | {rows:,} | {rows / customers:.2%} |" for name, rows in features.most_common() if customers
+    )
+    uncompared = sorted({name for skew in found for name in skew.uncompared})
+    return dg.AssetCheckResult(
+        passed=all(skew.share <= limit for skew in found),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "dtrefs": len(found),
+            "rows_served": customers,
+            "largest_share": max((skew.share for skew in found), default=0.0),
+            "limit": limit,
+            "features": dg.MetadataValue.md(
+                f"| feature | rows that differ | of those served |\n|---|---|---|\n{by_feature}"
+                if by_feature
+                else "none"
+            ),
+            "by_dtref": dg.MetadataValue.md(
+                "| dtRef | served | differ | appeared | vanished | share |\n|---|---|---|---|---|---|\n" + dtrefs
+                if dtrefs
+                else "none"
+            ),
+            "not_compared": ", ".join(uncompared) or "none",
         },
     )

@@ -9,7 +9,7 @@ import dagster as dg
 
 from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
-from upsell_assets.checks import source_checks, verify_schedule
+from upsell_assets.checks import served_checks, skew_schedule, source_checks, verify_schedule
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -43,6 +43,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     consumers = [*names, SCORES] if models else names
     sensors = [capture_sensor(lakehouse), landing_sensor(lakehouse), *([new_day_sensor(lakehouse)] if daily else [])]
     compared = source_checks(lakehouse)
+    served = served_checks(lakehouse) if models else []
     automation = dg.AutomationConditionSensorDefinition(
         "automation",
         target=dg.AssetSelection.all(),
@@ -59,9 +60,12 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             *daily,
             *models,
         ],
-        asset_checks=[*lag_checks(lakehouse), *compared],
+        asset_checks=[*lag_checks(lakehouse), *compared, *served],
         jobs=[capture_job(lakehouse)],
-        schedules=[verify_schedule(lakehouse, compared)] if compared else [],
+        schedules=[
+            *([verify_schedule(lakehouse, compared)] if compared else []),
+            *([skew_schedule(lakehouse, served)] if served else []),
+        ],
         sensors=[*sensors, automation],
         resources={"delta_io_manager": DeltaIOManager(lakehouse)},
         executor=dg.in_process_executor,

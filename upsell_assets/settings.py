@@ -84,6 +84,15 @@ class Settings(BaseSettings):
         "monday", description="dtRefs of the training set: every Monday, or the first of each month."
     )
     training_rows_per_customer: int = Field(8, ge=1, description="At most this many training rows a customer.")
+    skew_max_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of a dtRef's customers whose features may differ from those served, before the check warns.",
+    )
+    skew_schedule: str = Field(
+        "0 6 * * *", description="When features as served are compared with those of now (cron, America/Sao_Paulo)."
+    )
     seed: int = Field(42, description="Seed of the simulator, of sampling and of training.")
 
     @field_validator("home", "contracts")

@@ -42,6 +42,7 @@ class Change:
     values: Row = ()
     hour: int = 0
     load: str = ""
+    file: str = "f"
 
     @property
     def at(self) -> datetime:
@@ -80,7 +81,7 @@ def arrow(table: str, changes: Iterable[Change]) -> pa.Table:
             OP: change.op,
             MODIFIED: change.at,
             SEQUENCE: f"{change.seq:06d}",
-            FILE: f"{full_load_prefix(contract)}{change.load}/f" if change.load else f"raw/upsell/cdc/{table}/f",
+            FILE: f"{full_load_prefix(contract) + change.load if change.load else f'raw/upsell/cdc/{table}'}/{change.file}",
             ROW: number,
         }
         for number, change in enumerate(changes)

@@ -1,7 +1,7 @@
 """How often the tests of the law try it, and the table of docs/reliability.md that says so.
 
 Here: the counts of each claim, and `make proof`, which runs their tests with the full counts and writes the table.
-What is claimed is checked by the tests themselves, in `bronze` and `capture`.
+What is claimed is checked by the tests themselves, in `bronze`, `capture` and `daily`.
 """
 
 from __future__ import annotations
@@ -115,6 +115,14 @@ LARGE = Claim(
     1_000_000,
     "capture/test_capture_crash.py::test_a_large_transaction_between_small_ones_arrives_whole",
 )
+TOUCHED = Claim(
+    "The dtRefs that a change touches are all that must be computed again",
+    "late changes through bronze and silver; tables of which only touched dtRefs are replaced, compared with a rebuild",
+    "histories",
+    12,
+    500,
+    "daily/test_daily_touched.py::test_touched_dt_refs_alone_keep_every_table_equal_to_a_rebuild",
+)
 CLAIMS = (
     RULE,
     TABLES,
@@ -126,6 +134,7 @@ CLAIMS = (
     STORE_FAULTS,
     HANDOVERS,
     LARGE,
+    TOUCHED,
 )
 
 

@@ -1,7 +1,8 @@
 """What the features, the reports and the label are, said a second time: plain loops over events, from the spec alone.
 
 Here: one function a table, for one dtRef, written to be checked by eye and never from the SQL; and the real data,
-where it lies beside the checkout. Not here: speed.
+where it lies beside the checkout. Speed only so far that every day of it can be compared: days are looked up, never
+computed twice, and of each window the rules below see plain lists of events.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Event:
     def day(self) -> date | None:
         return None if self.at is None else self.at.astimezone(LOCAL).date()
 
-    def has(self, product: str) -> bool:
-        return any(PRODUCTS[product](name) for name in self.products if name is not None)
+    @cached_property
+    def known_products(self) -> list[str]:
+        return [product for product, is_it in PRODUCTS.items() if any(is_it(name) for name in self.products if name)]
 
 
 @dataclass(frozen=True)
@@ -73,21 +75,55 @@ class History:
     events: list[Event]
     states: list[State] = field(default_factory=list)
 
+    @cached_property
+    def by_day(self) -> dict[date, list[Event]]:
+        """Local day -> its events, days in order; an event without a readable date is on none."""
+        days: dict[date, list[Event]] = defaultdict(list)
+        for event in self.events:
+            if event.day is not None:
+                days[event.day].append(event)
+        return {day: days[day] for day in sorted(days)}
 
-def days_before(events: Iterable[Event], dt_ref: date, days: int | None) -> list[Event]:
-    """Events with a local day in [dtRef - days, dtRef - 1]; all before dtRef, if days is None."""
-    first = date.min if days is None else dt_ref - timedelta(days=days)
-    return [event for event in events if event.day is not None and first <= event.day < dt_ref]
+    @cached_property
+    def states_by_customer(self) -> dict[str, list[State]]:
+        states: dict[str, list[State]] = defaultdict(list)
+        for state in self.states:
+            states[state.customer].append(state)
+        return dict(states)
+
+    def days_before(self, dt_ref: date, days: int | None) -> list[Event]:
+        """Events with a local day in [dtRef - days, dtRef - 1]; all before dtRef, if days is None."""
+        first = date.min if days is None else dt_ref - timedelta(days=days)
+        return [event for day, events in self.by_day.items() if first <= day < dt_ref for event in events]
+
+
+def days_before(events: Iterable[Event], dt_ref: date, days: int) -> list[Event]:
+    """Of the events before dtRef those with a local day in [dtRef - days, dtRef - 1]."""
+    return [event for event in events if event.day is not None and dt_ref - timedelta(days=days) <= event.day < dt_ref]
+
+
+def windows(life: list[Event], dt_ref: date) -> dict[str, list[Event]]:
+    """Of all events before dtRef those of each window."""
+    return {f"D{days}": days_before(life, dt_ref, days) for days in (7, 28, 56)} | {"Vida": life}
 
 
 def population(history: History, dt_ref: date) -> dict[str, list[Event]]:
     """Customers active in D28, with all their events before dtRef."""
-    active = {event.customer for event in days_before(history.events, dt_ref, 28)} - {None}
+    active = {event.customer for event in history.days_before(dt_ref, 28)} - {None}
     lives: dict[str, list[Event]] = defaultdict(list)
-    for event in days_before(history.events, dt_ref, None):
+    for event in history.days_before(dt_ref, None):
         if event.customer in active and event.customer is not None:
             lives[event.customer].append(event)
     return dict(lives)
+
+
+def by_product(events: Iterable[Event]) -> dict[str, list[Event]]:
+    """Product of the list -> the events whose cart has it."""
+    found: dict[str, list[Event]] = {product: [] for product in PRODUCTS}
+    for event in events:
+        for product in event.known_products:
+            found[product].append(event)
+    return found
 
 
 def total(values: Iterable[int | None]) -> int | None:
@@ -104,10 +140,10 @@ def fs_geral(history: History, dt_ref: date) -> Keyed:
     for customer, life in population(history, dt_ref).items():
         days = [event.day for event in life if event.day is not None]
         email = None
-        for state in history.states:
+        for state in history.states_by_customer.get(customer, []):
             began = state.start.astimezone(LOCAL).date() < dt_ref
             ended = state.end is not None and state.end.astimezone(LOCAL).date() < dt_ref
-            if state.customer == customer and began and not ended:
+            if began and not ended:
                 email = state.email
         rows[customer] = {
             "nrRecencia": (dt_ref - max(days)).days,
@@ -138,23 +174,23 @@ def fs_pontos(history: History, dt_ref: date) -> Keyed:
     rows: Keyed = {}
     for customer, life in population(history, dt_ref).items():
         row: Row = {}
-        for name, days in (("D7", 7), ("D28", 28), ("D56", 56), ("Vida", None)):
-            window = days_before(life, dt_ref, days)
+        for name, window in windows(life, dt_ref).items():
             row[f"nrQtdePontos{name}"] = total(event.points for event in window)
             row[f"nrQtdePontosPos{name}"] = total(event.points for event in window if earned(event))
             row[f"nrQtdePontosNeg{name}"] = absolute(event for event in window if spent(event))
         d28 = days_before(life, dt_ref, 28)
-        for product in PRODUCTS:
-            points = absolute(event for event in d28 if event.has(product))
+        moved = absolute(d28)
+        for product, having in by_product(d28).items():
+            points = absolute(having)
             row[f"nrQtdePontos{product}"] = points
-            row[f"nrPctPontos{product}"] = ratio(points, absolute(d28))
+            row[f"nrPctPontos{product}"] = ratio(points, moved)
         positive, negative = [e for e in d28 if earned(e)], [e for e in d28 if spent(e)]
         row["nrQtdePontosDia"] = ratio(total(e.points for e in d28), len(active_days(d28)))
-        row["nrQtdePontosGeralDia"] = ratio(absolute(d28), len(active_days(d28)))
+        row["nrQtdePontosGeralDia"] = ratio(moved, len(active_days(d28)))
         row["nrQtdePontosPosDia"] = ratio(absolute(positive), len(active_days(positive)))
         row["nrQtdePontosNegDia"] = ratio(absolute(negative), len(active_days(negative)))
         row["nrQtdePontosTransacao"] = ratio(total(e.points for e in d28), len(d28))
-        row["nrQtdePontosGeralTransacao"] = ratio(absolute(d28), len(d28))
+        row["nrQtdePontosGeralTransacao"] = ratio(moved, len(d28))
         row["nrQtdePontosPosTransacao"] = ratio(absolute(positive), len(positive))
         row["nrQtdePontosNegTransacao"] = ratio(absolute(negative), len(negative))
         rows[customer] = row
@@ -164,18 +200,14 @@ def fs_pontos(history: History, dt_ref: date) -> Keyed:
 def fs_transacoes(history: History, dt_ref: date) -> Keyed:
     rows: Keyed = {}
     for customer, life in population(history, dt_ref).items():
-        windows = {
-            name: days_before(life, dt_ref, days)
-            for name, days in (("D7", 7), ("D28", 28), ("D56", 56), ("Vida", None))
-        }
-        row: Row = {f"nrQtdeTransacao{name}": len(window) for name, window in windows.items()}
-        for name, window in windows.items():
+        of = windows(life, dt_ref)
+        row: Row = {f"nrQtdeTransacao{name}": len(window) for name, window in of.items()}
+        for name, window in of.items():
             row[f"nrQtdeTransacaoDia{name}"] = ratio(len(window), len(active_days(window)))
-        for product in PRODUCTS:
+        for product, having in by_product(of["D28"]).items():
             suffix = "Listapresenca" if product == "ListaPresenca" else product
-            count = sum(event.has(product) for event in windows["D28"])
-            row[f"nrQtdTransacao{suffix}"] = count
-            row[f"nrPctTransacao{suffix}"] = ratio(count, len(windows["D28"]))
+            row[f"nrQtdTransacao{suffix}"] = len(having)
+            row[f"nrPctTransacao{suffix}"] = ratio(len(having), len(of["D28"]))
         rows[customer] = row
     return rows
 
@@ -211,14 +243,14 @@ def fs_dia_horario(history: History, dt_ref: date) -> Keyed:
             "nrQtdeLivesSemanal": ratio(len(moments), weeks),
             "nrQtdePontosMinuto": ratio(total(event.points for event in d28), minutes),
             "nrQtdeTransacoesMinuto": ratio(len(d28), minutes),
-            "nrQtdeMensagemMinuto": ratio(sum(event.has("ChatMessage") for event in d28), minutes),
+            "nrQtdeMensagemMinuto": ratio(len(by_product(d28)["ChatMessage"]), minutes),
         }
     return rows
 
 
 def up_to(history: History, dt_ref: date, days: int) -> list[Event]:
     """Events with a local day in (dtRef - days, dtRef]."""
-    return days_before(history.events, dt_ref + timedelta(days=1), days)
+    return history.days_before(dt_ref + timedelta(days=1), days)
 
 
 def report(events: list[Event]) -> dict[str | None, Row]:
@@ -269,8 +301,9 @@ def fl_churn(history: History, dt_ref: date, now: datetime) -> dict[str, int]:
     newest = max((event.day for event in seen if event.day is not None), default=date.min)
     if newest < dt_ref + timedelta(days=28):
         return {}
-    back = {event.customer for event in days_before(seen, dt_ref + timedelta(days=28), 28)}
-    return {customer: int(customer not in back) for customer in population(History(seen), dt_ref)}
+    known = History(seen)
+    back = {event.customer for event in known.days_before(dt_ref + timedelta(days=28), 28)}
+    return {customer: int(customer not in back) for customer in population(known, dt_ref)}
 
 
 def data_folder() -> Path | None:

@@ -8,14 +8,14 @@ from base64 import b64encode
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
-import pyarrow as pa
 
 from upsell_assets.automation import once_ready, weekly
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
 from upsell_assets.model.joined import EVENTS, FEATURE_TABLES, pins, read_features, read_labelled
-from upsell_assets.model.training_set import grid, sample
+from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
+from upsell_assets.model.training_set import DTREF, grid, sample
 from upsell_assets.partitions import dtrefs
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.assets import touched_key
@@ -24,7 +24,6 @@ from upsell_assets.silver.touched import SCORES
 
 LABEL_WINDOW = timedelta(28)
 MODEL = dg.AssetKey(["model", "upsell", "churn"])
-SERVED = "feature_store.upsell._models_served"
 RETRAIN = "0 5 * * 1"
 _FEATURES = [dg.AssetKey(name.split(".")) for name in FEATURE_TABLES]
 
@@ -134,10 +133,10 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         day = date.fromisoformat(context.partition_key)
         served = read_features(lakehouse.lake, lakehouse.engine, [day], versions)
         scores = score(registry.load(latest.number), served)
-        partitions: dict[str, list[date | str]] = {"descModelName": [registry.name], "dtRef": [day]}
+        partitions: dict[str, list[date | str]] = {MODEL_NAME: [registry.name], DTREF: [day]}
         # As served first: a score without the features that it was made from must not exist.
         lakehouse.lake.replace(
-            SERVED, _as_served(served, registry.name, latest.number).to_reader(), partitions=partitions
+            SERVED, as_served(served, registry.name, latest.number).to_reader(), partitions=partitions
         )
         table = lakehouse.lake.replace(SCORES, scores.to_reader(), partitions=partitions)
         return dg.MaterializeResult(
@@ -151,12 +150,6 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         )
 
     return models
-
-
-def _as_served(features: pa.Table, model: str, version: int) -> pa.Table:
-    count = features.num_rows
-    named = features.append_column("descModelName", pa.repeat(pa.scalar(model), count))
-    return named.append_column("nrModelVersion", pa.repeat(pa.scalar(version, pa.int64()), count))
 
 
 def picture(png: bytes) -> dg.MarkdownMetadataValue:

@@ -15,6 +15,7 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
 from upsell_assets.partitions import DEFAULT_START, Clock, dtrefs, utc_now
 from upsell_assets.silver import events
+from upsell_assets.silver.dates import UnreadDates, unread_dates
 from upsell_assets.silver.difference import Difference
 from upsell_assets.silver.refresh import refresh
 from upsell_assets.silver.tables import SilverTable, silver_tables
@@ -22,6 +23,9 @@ from upsell_assets.silver.touched import Touched, begun, touched
 
 POOL = "silver"
 """One table of silver at a time: a product line looks up its transaction to know its day."""
+
+DATES_CHECK = "dates_readable"
+SHOWN_FILES = 20
 
 
 def touched_key(consumer: str) -> dg.AssetKey:
@@ -60,6 +64,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
     if table.name == events.TRANSACTIONS and events.LINES in names:
         # After the product lines that came with them: a new transaction and its lines touch their days once.
         sources.append(events.LINES)
+    dated = table.name == events.TRANSACTIONS
 
     @dg.asset(
         key=table.name.split("."),
@@ -72,6 +77,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
         code_version=table.sql.code_version,
         pool=POOL,
         metadata=definition_metadata(lakehouse, table.name),
+        check_specs=[_dates_spec(table)] if dated else None,
     )
     def silver(context: dg.AssetExecutionContext) -> Made:
         now = datetime.now(UTC)
@@ -87,10 +93,51 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
                 "rows_deleted": done.deletes,
                 "made_from": done.sources,
                 **table_metadata(lakehouse, lakehouse.lake.open(table.name), table.sql),
-            }
+            },
+            check_results=[_dates_check(lakehouse, table)] if dated else [],
         )
 
     return silver
+
+
+def _dates_spec(table: SilverTable) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        DATES_CHECK,
+        asset=table.name.split("."),
+        description="Every date that the source wrote was read; what could not be is null, counted and stops nothing.",
+    )
+
+
+def _dates_check(lakehouse: Lakehouse, table: SilverTable) -> dg.AssetCheckResult:
+    assert table.contract is not None  # transactions are made from bronze
+    found = unread_dates(lakehouse.lake, table.name, table.contract)
+    return dg.AssetCheckResult(
+        check_name=DATES_CHECK,
+        passed=not found.files,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "zero_dates": found.zero_dates,
+            "unreadable": found.unreadable,
+            "without a date in the source (not counted)": found.missing,
+            "files": dg.MetadataValue.md(_files_table(found)),
+        },
+    )
+
+
+def _files_table(found: UnreadDates) -> str:
+    rows = [
+        f"| {file.file} | {file.zero_dates:,} | {file.unreadable:,} | `{_as_cell(file.sample)}` |"
+        for file in found.files[:SHOWN_FILES]
+    ]
+    more = len(found.files) - len(rows)
+    head = ["| raw file | zero dates | unreadable | for example |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, *([f"\nand {more:,} more files"] if more else [])]) if rows else "none"
+
+
+def _as_cell(text: str, longest: int = 40) -> str:
+    # Whatever the text is, it stays within its cell.
+    shown = text if len(text) <= longest else f"{text[:longest]}..."
+    return repr(shown).replace("|", "¦").replace("`", "'")
 
 
 def touched_events(days: Touched, cause: str) -> Iterator[dg.AssetMaterialization]:

@@ -57,7 +57,7 @@ def simulate(
                 "only. Use another schema or database."
             )
         counts = {}
-        for table, rows in _tables(np.random.default_rng(seed), customers, days, until):
+        for table, rows in simulated_tables(customers, days, seed, until):
             counts[table] = _copy(connection, schema, table, rows)
             if progress:
                 progress(table, counts[table])
@@ -72,9 +72,11 @@ def _copy(connection: Connection, schema: str, table: str, rows: Iterable[Sequen
         return cursor.rowcount
 
 
-def _tables(
-    rng: np.random.Generator, customers: int, days: int, until: datetime
+def simulated_tables(
+    customers: int, days: int, seed: int, until: datetime
 ) -> Iterator[tuple[str, Iterable[Sequence[Any]]]]:
+    """The rows of each table, in the order of its columns and of time (arguments as of `simulate`)."""
+    rng = np.random.default_rng(seed)
     history = draw_history(rng, customers, days, until)
     events, lines = history.events, history.lines
     ids = _uuids(rng, len(history.joined) + 1)

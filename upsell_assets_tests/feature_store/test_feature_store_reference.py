@@ -87,14 +87,16 @@ def dump() -> History:
     return history
 
 
-@pytest.mark.parametrize("day", [date(2024, 2, 20), date(2024, 3, 4)])
 @pytest.mark.parametrize("name", TABLES)
-def test_features_of_every_real_customer_equal_the_reference(dump: History, name: str, day: date) -> None:
-    actual = by_dt_ref(run(name, silver(dump), [day]), "idCliente")
-    expected = TABLES[name](dump, day)
+def test_features_of_every_real_customer_and_day_equal_the_reference(dump: History, name: str) -> None:
+    first, newest = min(dump.by_day), max(dump.by_day)
+    # From the day before the first event to the last dtRef with anybody in its population, and one more.
+    dtrefs = [first + timedelta(days=number) for number in range(-1, (newest - first).days + 30)]
 
-    assert len(expected) > 300
-    assert_same(actual, {day: expected})
+    actual = by_dt_ref(run(name, silver(dump), dtrefs), "idCliente")
+
+    assert len(actual) == len(dtrefs) - 3  # nobody's: the first two dtRefs and the last
+    assert_same({day: actual.get(day, {}) for day in dtrefs}, {day: TABLES[name](dump, day) for day in dtrefs})
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -142,6 +144,32 @@ def test_features_of_a_busy_season_equal_the_reference(name: str) -> None:
     actual = by_dt_ref(run(name, silver(history), dtrefs), "idCliente")
 
     assert_same({day: actual.get(day, {}) for day in dtrefs}, {day: TABLES[name](history, day) for day in dtrefs})
+
+
+@pytest.fixture(scope="module")
+def giant() -> History:
+    """A customer who owns a fifth of all rows in the real data, here with 100,000 transactions, and one with a few."""
+    chance = random.Random(100_000)
+    events = [
+        Event(
+            customer="ana" if number % 1000 else "bia",
+            at=FIRST + timedelta(milliseconds=chance.randrange(90 * 86_400_000)),
+            points=chance.choice([None, *range(-9, 10), 1_000_000_007]),
+            products=tuple(chance.choices([*NAMES, None], k=chance.randrange(3))),
+        )
+        for number in range(100_101)
+    ]
+    return History(events, [State("ana", FIRST, 1, 0, None)])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_features_of_a_customer_with_100_000_transactions_equal_the_reference(giant: History, name: str) -> None:
+    dtrefs = [FIRST.date() + timedelta(days=day) for day in (2, 57, 91, 110)]
+
+    actual = by_dt_ref(run(name, silver(giant), dtrefs), "idCliente")
+
+    assert_same(actual, {day: TABLES[name](giant, day) for day in dtrefs})
+    assert set(actual[dtrefs[2]]) == {"ana", "bia"}
 
 
 @settings(max_examples=30, deadline=None)

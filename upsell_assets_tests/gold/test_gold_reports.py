@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Event, History
-from run_sql import assert_same, by_dt_ref, run, silver, sql_file
+from run_sql import assert_same, by_dt_ref, run, silver, sql_file, utc
 
 REPORTS = {
     "gold/daily_report": (reference.daily_report, "descNomeProduto"),
@@ -30,7 +31,7 @@ def test_reports_of_every_real_day_equal_the_reference(name: str) -> None:
     if folder is None:
         pytest.skip("no points-2024 dump beside the checkout; set UPSELL_TEST_DATA to its folder")
     history = reference.read_dump(folder)
-    days = sorted({event.day for event in history.events if event.day})
+    days = [*history.by_day]
     # Beyond the newest day too, where the customers of the dump are the base of churn.
     dtrefs = [days[0] + timedelta(days=n) for n in range((days[-1] - days[0]).days + 29)]
     expected, key = REPORTS[name]
@@ -128,3 +129,67 @@ def test_churn_of_an_empty_base_has_no_rate() -> None:
     row = report("gold/churn_report", [Event("ana", NOON, 1)], [DAY])[DAY][None]
 
     assert row == {"qtdeBaseOld": 0, "qtdeBaseNewNotChurn": 0, "nrQtdeChurn": 0, "ChurnRate": None}
+
+
+NO_MIDNIGHT = [
+    # On November 4th of 2018 the clocks went from 23:59:59 of the 3rd to 01:00.
+    ("2018-11-04T02:59:59.999999+00:00", 3),
+    ("2018-11-04T03:00:00+00:00", 4),
+    ("2018-11-05T01:59:59.999999+00:00", 4),
+    ("2018-11-05T02:00:00+00:00", 5),
+]
+HOUR_TWICE = [
+    # On February 17th of 2018 the hour before midnight came twice.
+    ("2018-02-17T01:59:59.999999+00:00", 16),
+    ("2018-02-17T02:00:00+00:00", 17),
+    ("2018-02-18T01:30:00+00:00", 17),
+    ("2018-02-18T02:59:59.999999+00:00", 17),
+    ("2018-02-18T03:00:00+00:00", 18),
+]
+
+
+@pytest.mark.parametrize("moments", [NO_MIDNIGHT, HOUR_TWICE], ids=["no midnight", "an hour twice"])
+def test_days_on_which_the_clocks_change_are_days(moments: list[tuple[str, int]]) -> None:
+    # A customer of its own each: who is counted on a day tells which instants lie in it.
+    events = [Event(moment, utc(moment), 1, ("ChatMessage",)) for moment, _ in moments]
+    month = utc(moments[0][0]).date().replace(day=1)
+    days = sorted({month.replace(day=day) for _, day in moments})
+    of_day = {day: sum(month.replace(day=at) == day for _, at in moments) for day in days}
+
+    daily = report("gold/daily_report", events, days)
+    monthly = report("gold/monthly_report", events, [*days, *(day + timedelta(days=27) for day in days)])
+    churn = report("gold/churn_report", events, [day + timedelta(days=28) for day in days])
+
+    for day in days:
+        so_far = sum(count for other, count in of_day.items() if other <= day)
+        from_now = sum(count for other, count in of_day.items() if other >= day)
+        assert (
+            daily[day][None]["nrQuantidadeTrasacoes"]
+            == daily[day]["ChatMessage"]["nrQuantidadeClientes"]
+            == of_day[day]
+        )
+        assert monthly[day][None]["nrQuantidadeClientes"] == so_far
+        assert monthly[day + timedelta(days=27)][None]["nrQuantidadeClientes"] == from_now
+        assert churn[day + timedelta(days=28)][None] == {
+            "qtdeBaseOld": so_far,
+            "qtdeBaseNewNotChurn": 0,
+            "nrQtdeChurn": so_far,
+            "ChurnRate": 1.0,
+        }
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_reports_through_changes_of_the_clocks_equal_the_reference(name: str) -> None:
+    chance = random.Random(2018)
+    begin = datetime(2018, 2, 10, 3, tzinfo=UTC)
+    # Each half hour around the local midnights of the days of a change, and any time between.
+    around = [utc(moment) + timedelta(minutes=30 * n) for moment, _ in NO_MIDNIGHT + HOUR_TWICE for n in range(-4, 5)]
+    moments = around + [begin + timedelta(minutes=chance.randrange(280 * 24 * 60)) for _ in range(300)]
+    events = [
+        Event(chance.choice(["ana", "bia", "caio", None]), moment, chance.randrange(-9, 10), ("R Lover",))
+        for moment in moments
+    ]
+    dtrefs = [begin.date() + timedelta(days=day) for day in range(-1, 310)]
+    history = History(events)
+
+    assert_same(report(name, events, dtrefs), {day: REPORTS[name][0](history, day) for day in dtrefs})

@@ -142,6 +142,17 @@ def test_sensors_run_by_themselves(defs: dg.Definitions) -> None:
     assert {sensor.default_status for sensor in sensors.values()} == {dg.DefaultSensorStatus.RUNNING}
 
 
+def test_what_compares_by_the_clock_runs_by_itself(defs: dg.Definitions) -> None:
+    schedules = [schedule for schedule in defs.schedules or () if isinstance(schedule, dg.ScheduleDefinition)]
+
+    assert {schedule.name: schedule.cron_schedule for schedule in schedules} == {
+        "verify": "0 5 * * *",
+        "skew": "0 6 * * *",
+    }
+    assert {schedule.default_status for schedule in schedules} == {dg.DefaultScheduleStatus.RUNNING}
+    assert {schedule.execution_timezone for schedule in schedules} == {"America/Sao_Paulo"}
+
+
 def test_loading_opens_no_connection_and_imports_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOAD],

@@ -200,6 +200,36 @@ def test_a_late_event_runs_exactly_the_dtrefs_that_see_it_and_no_score(
     assert rows(lakehouse, SCORES) == scores
 
 
+def test_what_a_late_event_has_changed_since_it_was_served_is_shown_by_the_check(
+    daemon: Daemon, lakehouse: Lakehouse, points: History
+) -> None:
+    def skew() -> dg.AssetCheckEvaluation:
+        [check] = (
+            daemon.defs.resolve_job_def("skew")
+            .execute_in_process(instance=daemon.instance)
+            .get_asset_check_evaluations()
+        )
+        return check
+
+    daemon.materialize([SCORES], str(today()))
+    assert skew().passed
+
+    at = datetime.combine(today() - timedelta(20), time(15))
+    late = [transaction(95_000 + number, f"c{number:03}", at, 7) for number in range(30)]
+    land_changes(lakehouse, "transactions", [changed(row, 20) for row in late], "late-and-many")
+    daemon.sense("landing_sensor")
+    daemon.settle()
+
+    check = skew()
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert check.metadata["dtrefs"].value == 1
+    assert f"| {today()} | {len(points.population(today()))} |" in str(check.metadata["by_dtref"].value)
+    assert "| nrSaldoPontos | " in str(check.metadata["features"].value)
+    daemon.materialize([SCORES], str(today()))
+    assert skew().passed
+
+
 def test_a_broken_file_is_shown_by_the_check_and_holds_back_no_other(daemon: Daemon, lakehouse: Lakehouse) -> None:
     lakehouse.store.write("raw/upsell/cdc/customers/broken.parquet", b"this is no parquet")
     new = {"idCustomer": "new", "PointsCustomer": 5, "flEmail": 1}
@@ -214,6 +244,28 @@ def test_a_broken_file_is_shown_by_the_check_and_holds_back_no_other(daemon: Dae
     assert "cdc/customers/broken.parquet" in str(check.metadata["quarantine"].value)
     assert "not readable as parquet" in str(check.metadata["quarantine"].value)
     assert rows(lakehouse, AssetKey(["silver", "upsell", "cliente"]), idCliente="new")
+
+
+def test_dates_that_are_none_are_shown_by_the_check_until_they_are_gone(daemon: Daemon, lakehouse: Lakehouse) -> None:
+    written = {94_001: "0000-00-00 00:00:00", 94_002: "yesterday | `noon`", 94_003: None}
+    rows = [
+        {**transaction(number, "c000", datetime.now(UTC)), "dtTransaction": text} for number, text in written.items()
+    ]
+    key = land_changes(lakehouse, "transactions", [changed(row, 10) for row in rows], "no-dates")
+    daemon.sense("landing_sensor")
+    daemon.settle()
+
+    check = daemon.checks["dates_readable", "transacoes"]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert [value.value for value in check.metadata.values()][:3] == [1, 1, 1]
+    assert f"| {key} | 1 | 1 | `'yesterday ¦ 'noon''` |" in str(check.metadata["files"].value)
+
+    land_changes(lakehouse, "transactions", [changed(row, 11, "D") for row in rows], "no-dates-gone")
+    daemon.sense("landing_sensor")
+    daemon.settle()
+
+    assert daemon.checks["dates_readable", "transacoes"].passed
 
 
 def test_training_without_a_mature_label_says_what_it_waits_for(services: Running) -> None:

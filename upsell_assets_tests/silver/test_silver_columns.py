@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_sql import run, utc
 
+from upsell_assets.raw.files import cast_lossless
+
 
 def read(*texts: str | None) -> list[datetime | None]:
     """What silver makes of these texts of dtTransaction."""
@@ -36,13 +38,17 @@ def read(*texts: str | None) -> list[datetime | None]:
         ("2024-02-01 10:11:12.345678999", "2024-02-01T10:11:12.345678+00:00"),
         ("2024-02-01T10:11:12Z", "2024-02-01T10:11:12+00:00"),
         ("2024-02-01t10:11:12.5z", "2024-02-01T10:11:12.5+00:00"),
+        ("2024-02-01 10:11:12,345", "2024-02-01T10:11:12.345+00:00"),
         ("2024-02-01 10:11:12 UTC", "2024-02-01T10:11:12+00:00"),
+        ("2024-02-01 10:11:12.345 gmt", "2024-02-01T10:11:12.345+00:00"),
         ("2024-02-01 00:00:00 +0000 UTC", "2024-02-01T00:00:00+00:00"),
+        ("2024-02-01 00:00:00.123456789 +0000 UTC", "2024-02-01T00:00:00.123456+00:00"),
         ("2024-02-01 00:00:00.123 -0300 -03", "2024-02-01T03:00:00.123+00:00"),
         ("2024-02-01 00:00:00 -0300 BRT", "2024-02-01T03:00:00+00:00"),
         ("2024-02-01T10:11:12+00:00", "2024-02-01T10:11:12+00:00"),
         ("2024-02-01T23:11:12-0300", "2024-02-02T02:11:12+00:00"),
         ("2024-02-01 01:11:12+05:30", "2024-01-31T19:41:12+00:00"),
+        ("2024-02-01 10:11:12+14:00", "2024-01-31T20:11:12+00:00"),
         ("2024-02-01 10:11:12+00", "2024-02-01T10:11:12+00:00"),
         ("2024-02-01 10:11", "2024-02-01T10:11:00+00:00"),
         ("2024-02-01", "2024-02-01T00:00:00+00:00"),
@@ -63,6 +69,9 @@ def test_iso_dates_become_the_instant(text: str, instant: str) -> None:
         "0000-00-00",
         "0000-00-00 00:00:00",
         "0000-00-00 00:00:00.000",
+        "0000-00-00 00:00:00 +0000 UTC",
+        "2024-00-00",
+        "2024-02-00 00:00:00",
         "2023-02-29 00:00:00",
         "2024-13-01 00:00:00",
         "2024-02-01 24:00:00",
@@ -105,6 +114,23 @@ def test_any_instant_is_read_back(moments: list[tuple[datetime, int, str, str, b
         texts.append(f"{moment.isoformat(separator)}{blank}{sign}{hours:02}{':' if colon else ''}{rest:02}")
 
     assert read(*texts) == [m.replace(tzinfo=UTC) - timedelta(minutes=offset) for m, offset, *_ in moments]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.timestamp("s"),
+        pa.timestamp("ms"),
+        pa.timestamp("us", tz="UTC"),
+        pa.timestamp("ns"),
+        pa.timestamp("us", tz="America/Sao_Paulo"),
+    ],
+)
+def test_a_timestamp_of_a_raw_file_is_read_from_the_text_that_bronze_keeps_of_it(kind: pa.DataType) -> None:
+    moments = [utc("2024-02-01T10:11:12+00:00"), utc("2024-02-29T23:59:59+00:00")]
+    column = pa.chunked_array([pa.array(moments, pa.timestamp("us", tz="UTC")).cast(kind)])
+
+    assert read(*cast_lossless(column, pa.string(), "dtTransaction").to_pylist()) == moments
 
 
 def test_an_unreadable_date_keeps_its_row() -> None:
