@@ -12,6 +12,7 @@ import pytest
 
 from upsell_assets.checks import served_checks, skew_schedule
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
+from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.tables import Lake
 from upsell_assets.model.joined import FEATURE_TABLES
 from upsell_assets.model.served import SERVED, Skew, as_served, compare, skews
