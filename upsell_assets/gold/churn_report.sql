@@ -2,16 +2,11 @@
 -- The last 28 local days end with dtRef; a customer is active by a transaction.
 WITH atividade AS (
     SELECT
-        p.idCliente,
-        p.dtDia
-    FROM gold.upsell._produto_cliente_dia AS p
-    WHERE
-        -- The row of a day over all products, of which a customer has one.
-        p.descNomeProduto IS NULL
-        AND p.idCliente IS NOT NULL
-        -- The days of all dtRefs together, so that what lies outside is not read.
-        AND p.dtDia > DATE_SUB(:first_dtref, 56)
-        AND p.dtDia <= :last_dtref
+        c.idCliente,
+        c.dtDia
+    FROM feature_store.upsell._cliente_dia AS c
+    -- The days of all dtRefs together, so that what lies outside is not read.
+    WHERE c.dtDia > DATE_SUB(:first_dtref, 56) AND c.dtDia <= :last_dtref
 ),
 
 cliente AS (
