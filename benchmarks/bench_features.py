@@ -40,7 +40,8 @@ from rich.table import Table
 
 import upsell_assets
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
-from upsell_assets.bronze.merge import merge, remember
+from upsell_assets.bronze.history import remember
+from upsell_assets.bronze.merge import merge
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract, load_contracts
 from upsell_assets.dtref_assets import current_versions, daily_query, sql_files

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 import upsell_assets
+from upsell_assets.bronze.floors import floors_name, floors_schema
 from upsell_assets.bronze.tables import changes_name, changes_schema, live_schema, table_name
 from upsell_assets.contracts import load_contracts
 from upsell_assets.contracts.types import type_name
@@ -69,6 +70,7 @@ def _types(daily: list[SqlFile]) -> dict[str, dict[str, str]]:
         for contract in contracts.values():
             _create(connection, table_name(contract), live_schema(contract))
             _create(connection, changes_name(contract), changes_schema(contract))
+            _create(connection, floors_name(contract), floors_schema(contract))
         _create(connection, DTREFS, pa.schema({"dtRef": pa.date32()}))
         for sql in [*(table.sql for table in silver_tables(contracts)), *daily]:
             names = {table: quote(table) for table in sql.tables}

@@ -11,6 +11,7 @@ import dagster as dg
 
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract
+from upsell_assets.feature_store.point_in_time import FeatureStore
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.model.served import Skew, skews
 from upsell_assets.settings import LOCAL_ZONE
@@ -59,7 +60,7 @@ def served_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
         from upsell_assets.model.registry import Registry
 
         model = Registry(lakehouse.store).name
-        found = list(skews(lakehouse.lake, lakehouse.engine, model, SERVED_DTREFS))
+        found = list(skews(FeatureStore.of(lakehouse), model, SERVED_DTREFS))
         return _skew_result(found, lakehouse.settings.skew_max_share)
 
     return [served_equals_latest]

@@ -11,10 +11,10 @@ from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
 from upsell_assets.checks import served_checks, skew_schedule, source_checks, verify_schedule
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
+from upsell_assets.feature_store.point_in_time import FEATURE_TABLES
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.model.assets import model_assets
-from upsell_assets.model.joined import FEATURE_TABLES
 from upsell_assets.raw.assets import landing_sensor, raw_specs
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs

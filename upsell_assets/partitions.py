@@ -6,21 +6,13 @@ partition, so that none is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date
 
 import dagster as dg
 
 from upsell_assets.settings import LOCAL_ZONE, Settings
 
 DEFAULT_START = date(2020, 1, 1)
-
-Clock = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    """This instant, in UTC: the clock of the sensors."""
-    return datetime.now(UTC)
 
 
 def landing_days(settings: Settings) -> dg.DailyPartitionsDefinition:

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
         "monday", description="dtRefs of the training set: every Monday, or the first of each month."
     )
     training_rows_per_customer: int = Field(8, ge=1, description="At most this many training rows a customer.")
+    training_known_at: Literal["latest", "dtref"] = Field(
+        "latest", description="Features of the training set: as they are now, or as they were known at dtRef (dtref)."
+    )
     skew_max_share: float = Field(
         0.01,
         ge=0,

@@ -17,7 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from upsell_assets.bronze.merge import end_load, merge, remember, table_name
+from upsell_assets.bronze.history import remember
+from upsell_assets.bronze.merge import end_load, merge, table_name
+from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import load_contracts
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import FILE, MODIFIED, OP, ROW, SEQUENCE, Position, change_schema
@@ -89,21 +91,21 @@ def arrow(table: str, changes: Iterable[Change]) -> pa.Table:
     return pa.Table.from_pylist(rows, change_schema(contract))
 
 
-def take_in(lake: Lake, *changes: Change) -> None:
+def take_in(lake: Lake, *changes: Change, clock: Clock = utc_now) -> None:
     """Merge changes into their tables, as an ingestion does; tables without changes are made, too."""
     for table, contract in CONTRACTS.items():
         of_table = [change for change in changes if change.table == table]
         if of_table or not lake.exists(table_name(contract)):
             rows = arrow(table, of_table)
             if contract.history:
-                remember(lake, contract, rows)
+                remember(lake, contract, rows, clock)
             merge(lake, contract, rows)
 
 
-def end(lake: Lake, end: End) -> None:
+def end(lake: Lake, end: End, clock: Clock = utc_now) -> None:
     """End a full load, as an ingestion does once its rows are in."""
     at = START + timedelta(hours=end.hour)
-    end_load(lake, CONTRACTS[end.table], Position(at, f"{end.seq:06d}"), f"load {end.seq}")
+    end_load(lake, CONTRACTS[end.table], Position(at, f"{end.seq:06d}"), f"load {end.seq}", clock)
 
 
 def take_in_and_crash(lake: Lake, *changes: Change) -> None:

@@ -6,7 +6,7 @@ written before its load is swept, and read after the live table was opened, so t
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
@@ -15,7 +15,8 @@ from upsell_assets.contracts import Contract
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import MODIFIED, SEQUENCE, Position, order_fields
 
-_RECORDED = pa.field("_recorded_at", pa.timestamp("us", tz="UTC"))
+RECORDED = "_recorded_at"
+"""When the lake saw the load end (UTC)."""
 
 
 def floors_name(contract: Contract) -> str:
@@ -23,20 +24,21 @@ def floors_name(contract: Contract) -> str:
     return f"bronze.{contract.schema_name}._{contract.table}_floors"
 
 
-def _schema(contract: Contract) -> pa.Schema:
-    return pa.schema([*order_fields(contract)[:2], _RECORDED])
+def floors_schema(contract: Contract) -> pa.Schema:
+    """Floors: a position, and when it was written down."""
+    return pa.schema([*order_fields(contract)[:2], pa.field(RECORDED, pa.timestamp("us", tz="UTC"))])
 
 
 def open_floors(lake: Lake, contract: Contract) -> DeltaTable:
     """A table's floors; empty where no load has ended yet."""
-    return lake.open_or_create(floors_name(contract), _schema(contract))
+    return lake.open_or_create(floors_name(contract), floors_schema(contract))
 
 
-def write_floor(lake: Lake, contract: Contract, position: Position) -> None:
-    """Add a floor; a repeat changes nothing."""
-    row = {MODIFIED: position.modified_date, SEQUENCE: position.change_seq, _RECORDED.name: datetime.now(UTC)}
+def write_floor(lake: Lake, contract: Contract, position: Position, at: datetime) -> None:
+    """Add a floor, which the lake knows since a moment; a repeat changes nothing."""
+    row = {MODIFIED: position.modified_date, SEQUENCE: position.change_seq, RECORDED: at}
     # Appends never conflict with each other: the library's own retries are right here.
-    write_deltalake(open_floors(lake, contract), pa.Table.from_pylist([row], _schema(contract)), mode="append")
+    write_deltalake(open_floors(lake, contract), pa.Table.from_pylist([row], floors_schema(contract)), mode="append")
 
 
 def read_floors(lake: Lake, contract: Contract) -> pa.Table:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import pyarrow as pa
 
+from upsell_assets.bronze.history import remember
 from upsell_assets.bronze.loads import Placed, end_loads, open_loads
-from upsell_assets.bronze.merge import Merged, merge, remember
+from upsell_assets.bronze.merge import Merged, merge
 from upsell_assets.bronze.tables import live_schema, table_name
+from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import FileRejectedError
 from upsell_assets.lake.store import ObjectStore
@@ -70,10 +73,12 @@ def ingest(
     contract: Contract,
     window: Window = EVER,
     progress: Progress | None = None,
+    clock: Clock = utc_now,
 ) -> Ingested:
     """Take in a table's changes that landed in the window (whenever they landed, by default), and its full loads.
 
-    Full loads do not keep to the window: a manifest may come days after the files that it names.
+    Full loads do not keep to the window: a manifest may come days after the files that it names. `clock` says when a
+    change arrives, where the contract keeps that; a file that is only taken in again arrived when it first did.
 
     Raises:
         RetryableError: the store cannot be reached, or other writers kept committing; what was merged stays.
@@ -91,15 +96,21 @@ def ingest(
     placed: list[Placed] = [*opened.parts, *((file, None) for file in changes)]
     fresh = [(file, position) for file, position in placed if _is_new(file, position, known)]
     done.reloaded = _replaced_in_place(ledger, fresh)
+    arrived = _arrived_before(ledger, fresh, known) if contract.history else {}
     for batch in _batches(store, contract, fresh, undeclared_columns(lake, contract) if fresh else {}):
         if batch.changes:
-            _take_in(lake, contract, pa.concat_tables(batch.changes, promote_options="default"), done, say)
+            changed = pa.concat_tables(batch.changes, promote_options="default")
+            say(f"{contract.name}: merging {changed.num_rows:,} changes")
+            if contract.history:
+                remember(lake, contract, changed, clock, arrived)
+            _count(merge(lake, contract, changed), done)
+            done.rows += changed.num_rows
         ledger.write(batch.records)
         known |= {(r.file.key, r.file.etag): Known(r.state, r.position) for r in batch.records}
         done.files += len(batch.changes)
         done.quarantined += [record for record in batch.records if record.state == "quarantined"]
         done.decisions.update(decision for record in batch.records for decision in record.decisions)
-    ended = list(end_loads(lake, contract, opened, known))
+    ended = list(end_loads(lake, contract, opened, known, clock))
     for load, _, merged in ended:
         if merged:
             _count(merged, done)
@@ -141,6 +152,13 @@ def _is_new(file: LandedFile, position: Position | None, known: KnownFiles) -> b
     return record is None or record.state == "retry" or record.position != _text(position)
 
 
+def _arrived_before(ledger: Ledger, fresh: list[Placed], known: KnownFiles) -> dict[str, datetime]:
+    """Of files that were taken in once and are now taken in again, when they were written down."""
+    again = [(f.key, f.etag, _text(position)) for f, position in fresh if (f.key, f.etag) in known]
+    first = ledger.first_accepted() if again else {}
+    return {file[0]: first[file] for file in again if file in first}
+
+
 def _replaced_in_place(ledger: Ledger, fresh: list[Placed]) -> list[str]:
     """Files of the flat load of which another version was taken in at the same position: neither is the newer one."""
     etags = {(file.key, str(position)): file.etag for file, position in fresh if position and file.load == ""}
@@ -157,14 +175,6 @@ def _replaced_in_place(ledger: Ledger, fresh: list[Placed]) -> list[str]:
 
 def _text(position: Position | None) -> str | None:
     return None if position is None else str(position)
-
-
-def _take_in(lake: Lake, contract: Contract, changes: pa.Table, done: Ingested, say: Progress) -> None:
-    say(f"{contract.name}: merging {changes.num_rows:,} changes")
-    if contract.history:
-        remember(lake, contract, changes)
-    _count(merge(lake, contract, changes), done)
-    done.rows += changes.num_rows
 
 
 def _count(merged: Merged, done: Ingested) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from upsell_assets.bronze.merge import Merged, end_load
+from upsell_assets.clock import Clock
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import FileRejectedError
 from upsell_assets.lake.store import ObjectStore
@@ -76,7 +77,7 @@ def open_loads(
 
 
 def end_loads(
-    lake: Lake, contract: Contract, opened: OpenLoads, known: KnownFiles
+    lake: Lake, contract: Contract, opened: OpenLoads, known: KnownFiles, clock: Clock
 ) -> Iterator[tuple[FullLoad, Record, Merged | None]]:
     """End the loads of which every file is in, and say what is to be written down; one that has ended stays as it is.
 
@@ -88,7 +89,7 @@ def end_loads(
         if load.position is None or not load.ended or (before and before.state == "accepted"):
             continue
         if _is_in(load, landed, known):
-            merged = end_load(lake, contract, load.position, load.token)
+            merged = end_load(lake, contract, load.position, load.token, clock)
             yield load, Record(declared, "accepted"), merged
 
 

@@ -30,8 +30,6 @@ from upsell_assets.bronze.layout import DATE, Files, check_layout, date_of, part
 from upsell_assets.bronze.probe import keys_differ, probe
 from upsell_assets.bronze.tables import (
     VERSION,
-    changes_name,
-    changes_schema,
     late_name,
     live_schema,
     table_name,
@@ -40,6 +38,7 @@ from upsell_assets.bronze.tables import (
 )
 from upsell_assets.bronze.upkeep import compact, expired_before
 from upsell_assets.bronze.write import append, constant, staged_rows, touched_paths, write
+from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import retry_conflicts
 from upsell_assets.lake.duck import parquet, quote, reader, text
@@ -90,7 +89,7 @@ def merge(lake: Lake, contract: Contract, changes: pa.Table) -> Merged:
     return retry_conflicts(table_name(contract), lambda: _merge_once(lake, contract, changes))
 
 
-def end_load(lake: Lake, contract: Contract, position: Position, token: str) -> Merged | None:
+def end_load(lake: Lake, contract: Contract, position: Position, token: str, clock: Clock = utc_now) -> Merged | None:
     """End a full load whose rows are all merged: what lies at or below its position and is not in it is deleted.
 
     Args:
@@ -98,13 +97,14 @@ def end_load(lake: Lake, contract: Contract, position: Position, token: str) -> 
         contract: the table.
         position: the load's place in the order; it becomes a floor.
         token: the load's name; the live table remembers it with the commit, and a repeat does nothing (None).
+        clock: says when the lake learns of the end.
 
     Raises:
         RetryableError: other writers kept committing in between; a repeat does what is left.
     """
     if has_ended(lake, contract, token):
         return None
-    write_floor(lake, contract, position)
+    write_floor(lake, contract, position, clock())
     return retry_conflicts(table_name(contract), lambda: _merge_once(lake, contract, None, {token: 1}))
 
 
@@ -286,17 +286,6 @@ def _judge(connection: duckdb.DuckDBPyConnection, contract: Contract) -> pa.Tabl
 
 def _source_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
     return [name for name in connection.sql(f"SELECT * FROM {relation}").columns if not name.startswith("_")]
-
-
-def remember(lake: Lake, contract: Contract, changes: pa.Table) -> None:
-    """Keep change rows for good (a repeat keeps them twice, which readers of the history see through)."""
-
-    def once() -> None:
-        table = lake.open_or_create(changes_name(contract), changes_schema(contract))
-        append(table, changes.append_column(VERSION, constant(table.version() + 1, changes)))
-        compact(lake, table)
-
-    retry_conflicts(changes_name(contract), once)
 
 
 class _Clock:

@@ -25,6 +25,7 @@ from upsell_assets.bronze.layout import (
     partition_by,
 )
 from upsell_assets.bronze.tables import (
+    ARRIVALS_SINCE,
     GENERATION,
     VERSION,
     changes_name,
@@ -145,6 +146,8 @@ def _repair_once(lake: Lake, contract: Contract) -> int:
 def rebuild(store: ObjectStore, lake: Lake, contract: Contract, progress: Progress | None = None) -> Ingested:
     """Empty a table, its tombstones and its history, and take every file of raw in again under the contract.
 
+    A change then arrived when the ledger first wrote its file down.
+
     What happens if it is interrupted: every file stands in the ledger as one to take in, and any ingest goes on.
     Ends of full loads stay known.
 
@@ -164,6 +167,8 @@ def _empty(lake: Lake, contract: Contract, name: str, schema: pa.Schema) -> None
     def once() -> None:
         table, live = lake.open(name), name == table_name(contract)
         tokens = {GENERATION: table.version() + 1} if live else {}
+        if name == changes_name(contract):
+            tokens = {ARRIVALS_SINCE: 0}  # nothing is there any more whose arrival is not known
         _overwrite(table, contract, schema.empty_table().to_reader(), tokens, live=live)
 
     if lake.exists(name):

@@ -11,6 +11,10 @@ from upsell_assets.bronze.layout import layout_fields
 from upsell_assets.contracts import Contract
 from upsell_assets.raw.files import change_schema, order_fields
 
+ARRIVALS_SINCE = "arrivals since"
+"""Application transaction of a table of changes: the moment (microseconds, UTC) since which it keeps times of arrival,
+and all changes. What it holds without a time stands for all that was there before; 0: there was nothing."""
+
 GENERATION = "generation"
 """Application transaction of a live table that was written anew: what is made from it must be, too."""
 
@@ -40,8 +44,8 @@ def late_name(contract: Contract) -> str:
 
 
 def changes_schema(contract: Contract) -> pa.Schema:
-    """Accepted changes as they were read, and the version of the commit that kept them."""
-    return pa.schema([*change_schema(contract), WRITTEN[1]])
+    """Accepted changes as they were read, when the lake took them in (null: before it kept that), and the commit's version."""
+    return pa.schema([*change_schema(contract), *WRITTEN])
 
 
 def live_schema(contract: Contract) -> pa.Schema:

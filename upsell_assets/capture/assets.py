@@ -9,10 +9,10 @@ import dagster as dg
 
 from upsell_assets.capture.job import Capture
 from upsell_assets.capture.stream import Lag
+from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.partitions import Clock, utc_now
 from upsell_assets.raw.assets import raw_key
 
 JOB = "capture"

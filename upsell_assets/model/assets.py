@@ -11,9 +11,10 @@ import dagster as dg
 
 from upsell_assets.automation import once_ready, weekly
 from upsell_assets.errors import PermanentError
+from upsell_assets.feature_store.point_in_time import FEATURE_TABLES, FeatureStore
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
-from upsell_assets.model.joined import EVENTS, FEATURE_TABLES, pins, read_features, read_labelled
+from upsell_assets.model.joined import EVENTS, days_of, pins, read_labelled
 from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
 from upsell_assets.model.training_set import DTREF, grid, sample
 from upsell_assets.partitions import dtrefs
@@ -61,12 +62,18 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         settings = lakehouse.settings
         now = datetime.now(UTC)
         days = _training_days(lakehouse, now)
-        versions = pins(lakehouse.lake, label=True)
-        rows = read_labelled(lakehouse.lake, lakehouse.engine, days, versions, now)
+        store = FeatureStore.of(lakehouse)
+        versions = pins(store, settings.training_known_at)
+        rows = read_labelled(store, days, versions, now, settings.training_known_at)
         sampled = sample(rows, settings.training_rows_per_customer, settings.seed)
         context.log.info("training on %d of %d rows", sampled.num_rows, rows.num_rows)
         trained = train(sampled, seed=settings.seed)
-        origin = Origin(versions, settings.training_grid, settings.training_rows_per_customer)
+        origin = Origin(
+            versions,
+            settings.training_grid,
+            settings.training_rows_per_customer,
+            "latest" if settings.training_known_at == "latest" else "known at dtRef",
+        )
         number = Registry(lakehouse.store).register(trained, sampled, origin)
         evaluation = trained.evaluation
         figures = (
@@ -129,9 +136,10 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         latest = registry.latest()
         if latest is None:
             raise PermanentError(f"{SCORES}: no model is registered. Materialize model/upsell/churn first.")
-        versions = pins(lakehouse.lake, label=False)
+        store = FeatureStore.of(lakehouse)
+        versions = store.pins()
         day = date.fromisoformat(context.partition_key)
-        served = read_features(lakehouse.lake, lakehouse.engine, [day], versions)
+        served = store.training_set(days_of([day]), pins=versions)
         scores = score(registry.load(latest.number), served)
         partitions: dict[str, list[date | str]] = {MODEL_NAME: [registry.name], DTREF: [day]}
         # As served first: a score without the features that it was made from must not exist.

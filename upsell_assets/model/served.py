@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlglot import exp
 
-from upsell_assets.lake.engines import Engine, Query
-from upsell_assets.lake.tables import Lake
-from upsell_assets.model.joined import pins, read_features
+from upsell_assets.feature_store.point_in_time import FeatureStore
+from upsell_assets.lake.engines import Query
+from upsell_assets.model.joined import days_of
 from upsell_assets.model.training_set import CUSTOMER, DTREF, KEYS
 
 SERVED = "feature_store.upsell._models_served"
@@ -60,19 +60,21 @@ def as_served(features: pa.Table, model: str, version: int) -> pa.Table:
     return named.append_column(MODEL_VERSION, pa.repeat(pa.scalar(version, pa.int64()), count))
 
 
-def skews(lake: Lake, engine: Engine, model: str, newest: int) -> Iterator[Skew]:
+def skews(store: FeatureStore, model: str, newest: int) -> Iterator[Skew]:
     """The skew of the newest dtRefs that a model has scored, the oldest of them first; one is in memory at a time."""
-    if not lake.exists(SERVED):
+    if not store.lake.exists(SERVED):
         return
-    table = lake.open(SERVED)
+    table = store.lake.open(SERVED)
     parts = pa.table(table.get_add_actions(flatten=True))
     scored = parts.filter(pc.equal(parts[f"partition.{MODEL_NAME}"], model))[f"partition.{DTREF}"]
-    versions = pins(lake, label=False)
+    versions = store.pins()
     for dtref in sorted(pc.unique(scored).to_pylist())[-newest:]:
         rows = exp.select("*").from_(exp.to_table(SERVED, dialect="spark"))
         rows = rows.where(exp.column(DTREF).eq(exp.cast(exp.Literal.string(dtref.isoformat()), "date")))
-        served = engine.run(Query(rows.where(exp.column(MODEL_NAME).eq(model)), versions={SERVED: table.version()}))
-        yield compare(dtref, served.read_all(), read_features(lake, engine, [dtref], versions))
+        served = store.engine.run(
+            Query(rows.where(exp.column(MODEL_NAME).eq(model)), versions={SERVED: table.version()})
+        )
+        yield compare(dtref, served.read_all(), store.training_set(days_of([dtref]), pins=versions))
 
 
 def compare(dtref: date, served: pa.Table, latest: pa.Table) -> Skew:
@@ -81,7 +83,7 @@ def compare(dtref: date, served: pa.Table, latest: pa.Table) -> Skew:
     Args:
         dtref: of both tables.
         served: one row a customer, as `as_served` made them.
-        latest: one row a customer, as `read_features` gives them.
+        latest: one row a customer, as `FeatureStore.training_set` gives them.
     """
     was, now = (set(names) - {*KEYS, MODEL_NAME, MODEL_VERSION} for names in (served.column_names, latest.column_names))
     place = pc.index_in(served[CUSTOMER], latest[CUSTOMER])

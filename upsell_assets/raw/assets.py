@@ -11,10 +11,11 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 
+from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.contracts.files import OwnFiles
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.partitions import Clock, landing_days, landing_partition, utc_now
+from upsell_assets.partitions import landing_days, landing_partition
 from upsell_assets.raw.landing import EVER, LandedFile, Window, landed
 from upsell_assets.raw.loads import manifests
 

@@ -111,6 +111,14 @@ class Ledger:
         key, etag, state, position = (rows[name].to_pylist() for name in ("key", "etag", "state", "position"))
         return dict(zip(zip(key, etag, strict=True), map(Known, state, position), strict=True))
 
+    def first_accepted(self) -> dict[tuple[str, str, str | None], datetime]:
+        """When each version of a file was first written down as taken in (UTC), by key, etag and position."""
+        rows = self._rows(pc.field("state") == "accepted", ["key", "etag", "position"])
+        found: dict[tuple[str, str, str | None], datetime] = {}
+        for row in rows.to_pylist() if rows else ():
+            found.setdefault((row["key"], row["etag"], row["position"]), row["recorded_at"])
+        return found
+
     def quarantined(self) -> list[Record]:
         """The files in quarantine, by key: those whose newest record, of whichever version, says so."""
         newest = {record.file.key: record for record in _records(self._rows())}

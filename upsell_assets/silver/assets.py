@@ -11,9 +11,10 @@ from datetime import UTC, date, datetime
 import dagster as dg
 
 from upsell_assets.automation import on_change
+from upsell_assets.clock import Clock, utc_now
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
-from upsell_assets.partitions import DEFAULT_START, Clock, dtrefs, utc_now
+from upsell_assets.partitions import DEFAULT_START, dtrefs
 from upsell_assets.silver import events
 from upsell_assets.silver.dates import UnreadDates, unread_dates
 from upsell_assets.silver.difference import Difference

@@ -17,9 +17,10 @@ import pytest
 
 from upsell_assets.bronze import ingest as ingesting
 from upsell_assets.bronze import repair as repairs
+from upsell_assets.bronze.floors import floors_name
 from upsell_assets.bronze.ingest import Ingested, ingest, retry
 from upsell_assets.bronze.repair import complaints, rebuild
-from upsell_assets.bronze.tables import changes_name, table_name, tombstones_name
+from upsell_assets.bronze.tables import ARRIVALS_SINCE, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.store import ObjectStore
@@ -119,6 +120,11 @@ class Place:
     def held(self) -> list[str]:
         records = Ledger(self.lakehouse.lake, self.contract).quarantined()
         return [record.file.key.rpartition("/")[2] for record in records]
+
+    def arrivals(self) -> dict[tuple[str, str], datetime]:
+        """When each change arrived, by key and name."""
+        rows = self.lakehouse.lake.open(changes_name(self.contract)).to_pyarrow_table().to_pylist()
+        return {(row["id"], row["Name"]): row["_ingested_at"] for row in rows}
 
     def states(self) -> dict[str, str]:
         records = Ledger(self.lakehouse.lake, self.contract).records().values()
@@ -495,6 +501,34 @@ def test_the_history_keeps_every_accepted_change(place: Place) -> None:
 
     changes = place.lakehouse.lake.open(changes_name(place.contract)).to_pyarrow_table()
     assert changes["Name"].to_pylist() == ["x", "y"]
+
+
+def test_changes_and_ends_of_loads_arrive_when_the_clock_says_so(place: Place) -> None:
+    place.agree(history=True)
+    lakehouse = place.lakehouse
+    for name, file in place.load("one", 3, {"part": ["a", "b"]}).items():
+        place.put(name, file)
+    ingest(lakehouse.store, lakehouse.lake, place.contract, clock=lambda: at(7))
+    place.land("a.parquet", ("U", "a", 5, "y"))
+    ingest(lakehouse.store, lakehouse.lake, place.contract, clock=lambda: at(9))
+
+    assert place.arrivals() == {("a", "loaded"): at(7), ("b", "loaded"): at(7), ("a", "y"): at(9)}
+    assert lakehouse.lake.open(floors_name(place.contract)).to_pyarrow_table()["_recorded_at"].to_pylist() == [at(7)]
+
+
+def test_what_is_taken_in_again_from_raw_arrived_when_it_first_did(place: Place) -> None:
+    place.agree(history=True)
+    place.land("a.parquet", ("I", "a", 1, "x"))
+    place.ingest()
+    place.land("b.parquet", ("I", "b", 1, "x"), ("X", "b", 2, "z"))
+    place.ingest()
+    began = datetime.now(UTC)
+    place.land("b.parquet", ("I", "b", 1, "x"))
+    rebuild(place.lakehouse.store, place.lakehouse.lake, place.contract)
+
+    arrivals = place.arrivals()
+    assert arrivals["a", "x"] < began < arrivals["b", "x"]
+    assert place.lakehouse.lake.open(changes_name(place.contract)).transaction_version(ARRIVALS_SINCE) == 0
 
 
 LOAD_PARTS = {"part-0": ["a"], "part-1": ["b"]}

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from upsell_assets.checks import served_checks, skew_schedule
+from upsell_assets.feature_store.point_in_time import FEATURE_TABLES, FeatureStore
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.tables import Lake
-from upsell_assets.model.joined import FEATURE_TABLES
 from upsell_assets.model.served import SERVED, Skew, as_served, compare, skews
 
 DAY = date(2024, 3, 1)
@@ -124,14 +124,14 @@ def test_only_the_newest_dtrefs_of_the_model_are_compared(local_lake: Lake) -> N
     put(local_lake, DAY + timedelta(9), {"ana": 1}, serve=True, model="other")
     put(local_lake, days[2], {"ana": 2}, serve=False)
 
-    found = list(skews(local_lake, EmbeddedEngine(local_lake), "churn", newest=2))
+    found = list(skews(FeatureStore(local_lake, EmbeddedEngine(local_lake), {}), "churn", newest=2))
 
     assert [(skew.dtref, skew.differing) for skew in found] == [(days[2], 1), (days[3], 0)]
     assert found[0].features == {f"nr_{name.rpartition('.')[2]}": 1 for name in FEATURE_TABLES}
 
 
 def test_a_lake_that_served_nothing_has_no_skew(local_lake: Lake) -> None:
-    assert list(skews(local_lake, EmbeddedEngine(local_lake), "churn", newest=28)) == []
+    assert list(skews(FeatureStore(local_lake, EmbeddedEngine(local_lake), {}), "churn", newest=28)) == []
 
 
 @pytest.mark.services

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upsell_assets.bronze.floors import floors_name
-from upsell_assets.bronze.merge import changes_name, table_name, tombstones_name
+from upsell_assets.bronze.tables import changes_name, table_name, tombstones_name
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.sql import load_sql
 from upsell_assets.lake.tables import Lake, UnknownTableError
