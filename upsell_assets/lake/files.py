@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -106,6 +107,31 @@ def write_files(lake: Lake, table: DeltaTable, new: Sequence[NewFile]) -> list[A
         return [action for action in written if action]
 
 
+def write_rows(lake: Lake, table: DeltaTable, parts: Iterable[tuple[Mapping[str, str], pa.Table]]) -> list[AddAction]:
+    """Write one file of each of these rows, which belong to a partition; no reader sees them before `exchange`.
+
+    By Arrow, which they already are in: many small and wide files take it half the time that DuckDB takes.
+    """
+    folder = "/".join(table.table_uri.strip("/").split("/")[-3:])
+
+    def write(part: tuple[Mapping[str, str], pa.Table]) -> AddAction:
+        values, rows = part
+        name = f"part-{uuid4()}.parquet"
+        found: list[pq.FileMetaData] = []
+        own = rows.drop_columns(list(values))
+        texts = [field.name for field in own.schema if pa.types.is_string(field.type)]
+        with lake.files().open_output_stream(f"{folder}/{name}") as out:
+            pq.write_table(
+                own, out, compression="zstd", compression_level=1, use_dictionary=texts, metadata_collector=found
+            )
+            size = out.tell()
+        stats = json.dumps(_statistics(rows.num_rows, _arrow_statistics(found[0]), own.schema))
+        return AddAction(name, size, dict(values), time.time_ns() // 1_000_000, True, stats)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        return list(pool.map(write, parts))
+
+
 def exchange(
     table: DeltaTable,
     added: Iterable[AddAction],
@@ -166,6 +192,22 @@ def _statistics(count: int, columns: Mapping[str, Mapping[str, str]], schema: pa
             if None not in ends:
                 least[column.name], greatest[column.name] = ends
     return {"numRecords": count, "minValues": least, "maxValues": greatest, "nullCount": nulls}
+
+
+def _arrow_statistics(found: pq.FileMetaData) -> dict[str, dict[str, str]]:
+    """Statistics of a file that Arrow wrote, as DuckDB gives them."""
+    columns: dict[str, dict[str, str]] = {}
+    for number in range(found.num_columns):
+        groups = [found.row_group(group).column(number) for group in range(found.num_row_groups)]
+        known = [group.statistics for group in groups if group.statistics is not None]
+        if len(known) < len(groups) or not all(one.has_null_count for one in known):
+            continue
+        own = {"null_count": str(sum(one.null_count for one in known))}
+        bounded = [one for one in known if one.has_min_max]
+        if bounded and sum(one.num_values for one in bounded) == sum(one.num_values for one in known):
+            own |= {"min": str(min(one.min for one in bounded)), "max": str(max(one.max for one in bounded))}
+        columns[quote(groups[0].path_in_schema)] = own
+    return columns
 
 
 def _bound(value: str, kind: pa.DataType, *, up: bool = False) -> object:

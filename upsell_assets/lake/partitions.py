@@ -16,7 +16,7 @@ from deltalake import DeltaTable, Schema
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties
-from upsell_assets.lake.files import NewFile, OldFile, exchange, write_files
+from upsell_assets.lake.files import OldFile, exchange, write_rows
 
 if TYPE_CHECKING:
     from upsell_assets.lake.tables import Lake
@@ -54,11 +54,7 @@ def replace_partitions(
                 f"{name}: expected rows of the partitions that are replaced only, found some of "
                 f"{' and '.join(', '.join(values) for values in sorted(outside)[:3])}. Nothing was replaced."
             )
-        new = [
-            NewFile("SELECT * FROM batch", dict(zip(columns, values, strict=True)), {"batch": part})
-            for values, part in parts
-        ]
-        added += write_files(lake, table, new)
+        added += write_rows(lake, table, ((dict(zip(columns, values, strict=True)), part) for values, part in parts))
     exchange(table, added, _held(table, columns, wanted), tokens)
 
 
