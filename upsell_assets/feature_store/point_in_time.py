@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlglot import exp
 
+from upsell_assets.aggregates import AGGREGATES
 from upsell_assets.bronze.floors import RECORDED, floors_name
 from upsell_assets.bronze.history import (
     ALWAYS,
@@ -54,6 +55,9 @@ _SQL = {
         for name in ("fs_geral", "fs_pontos", "fs_transacoes", "fs_dia_horario")
     )
 }
+_KEPT = {name: load_sql(sql.path, tables=AGGREGATES) for name, sql in _SQL.items()}
+"""The same over daily aggregates."""
+
 FEATURE_TABLES = tuple(_SQL)
 
 KnownAt = Literal["latest", "dtref"] | datetime
@@ -159,8 +163,11 @@ class FeatureStore:
         made: dict[str, list[pa.Table]] = {name: [] for name in chosen}
         for moment, of_moment in (moments or {ALWAYS: []}).items():
             relations = known.at(engine, moment)
+            # What several features are made of is computed once.
+            for name in sorted({table for feature in chosen for table in _KEPT[feature].tables & AGGREGATES.keys()}):
+                relations[name] = engine.run(Query(AGGREGATES[name].sql.tree, relations=relations)).read_all()
             for name, columns in chosen.items():
-                rows = engine.run(Query(_SQL[name].tree, relations=relations).over(of_moment)).read_all()
+                rows = engine.run(Query(_KEPT[name].tree, relations=relations).over(of_moment)).read_all()
                 made[name].append(rows.select([DTREF, CUSTOMER, *columns]))
         return [pa.concat_tables(parts) for parts in made.values()]
 
