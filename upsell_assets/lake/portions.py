@@ -14,7 +14,8 @@ from upsell_assets.lake.sql import DTREFS
 FIRST_DAYS = 8
 """dtRefs of the first portion; how many rows they have tells how many the next may take."""
 
-MOST_DAYS = 64
+MOST_DAYS = 16
+"""However few rows they have: what is joined and counted for them may be much."""
 
 
 def run_by_portions(engine: Engine, query: Query) -> pa.RecordBatchReader:
@@ -36,6 +37,7 @@ def _batches(engine: Engine, query: Query, rows: pa.Table, days: list[date]) -> 
         yield from rows.sort_by("dtRef").combine_chunks().to_batches()
         if not days:
             return
-        taken = min(max(PORTION_ROWS * taken // max(rows.num_rows, 1), 1), MOST_DAYS)
+        # By steps: days without rows say little of those that follow.
+        taken = min(max(PORTION_ROWS * taken // max(rows.num_rows, 1), 1), 4 * taken, MOST_DAYS)
         rows = engine.run(query.over(days[:taken])).read_all()
         days = days[taken:]
