@@ -305,7 +305,7 @@ def run_size(folder: Path, transactions: int, given: argparse.Namespace) -> list
             row("one dtRef", name, transactions, runs, oracle if name == "upsell" else "")
             for name, runs in turns.items()
         ]
-        found += related(rows, "floor", 2.0)
+        found += told(related(rows, "floor", 2.0))
     if given.cases in "range":
         single = apart(day_by_day, root, given.days)
         ranged = apart(whole_range, root, 0)
@@ -314,7 +314,7 @@ def run_size(folder: Path, transactions: int, given: argparse.Namespace) -> list
             row("range", "upsell", transactions, [ranged], oracle),
             row("range", "upsell, day by day", transactions, [single], ""),
         ]
-        found += related(rows, "upsell, day by day", 0.1)
+        found += told(related(rows, "upsell, day by day", 0.1))
     shutil.rmtree(root)
     return found
 
@@ -326,9 +326,17 @@ def run_late(folder: Path, transactions: int, given: argparse.Namespace) -> list
     for age, limit in ((7, 2.0), (300, None)):
         runs = [apart(late_event, root, age, number) for number in range(given.repeat if age == 7 else 1)]
         oracle = judged(Lake.at(root), [before(0), before(3)])
-        found.append(row("late event", "upsell", transactions, runs, oracle, age_days=age, limit=limit))
+        found += told([row("late event", "upsell", transactions, runs, oracle, age_days=age, limit=limit)])
     shutil.rmtree(root)
     return found
+
+
+def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line of each row, at once: all of them take half an hour."""
+    for one in rows:
+        said = f"{one['case']}, {one['transactions']:,}, {one['system']}: {one['median_s']:.2f} s"
+        print(f"{said}, {one['peak_mb']} MB {one['oracle']}", file=sys.stderr, flush=True)
+    return rows
 
 
 def report(rows: list[dict[str, Any]]) -> None:
