@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 from upsell_assets.lake.commits import retry_conflicts
 from upsell_assets.lake.duck import parquet, quote, reader
 from upsell_assets.lake.engines import Engine, Query
-from upsell_assets.lake.files import NewFile, OldFile, exchange, root_of, write_files
+from upsell_assets.lake.files import NewFile, OldFile, column_types, exchange, root_of, write_files
 from upsell_assets.lake.sql import SqlFile, load_sql, parse_query
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import LOCAL_ZONE
@@ -48,7 +48,7 @@ _OF_CARTS = parse_query(
 )
 _COUNTED = parse_query(
     "SELECT CAST(FROM_UTC_TIMESTAMP(t.dtTransacao, 'America/Sao_Paulo') AS DATE) AS dia, COUNT(*) AS linhas "
-    f"FROM {TRANSACTIONS} AS t WHERE t.dtTransacao IS NOT NULL GROUP BY 1 ORDER BY 1"
+    f"FROM {TRANSACTIONS} AS t WHERE t.dtTransacao >= :first AND t.dtTransacao < :until GROUP BY 1 ORDER BY 1"
 )
 
 Span = tuple[date, date]
@@ -144,19 +144,32 @@ class _Silver:
             relations[LINES] = self._run(Query(_OF_CARTS, {}, relations, self.versions))
         return self._run(Query(sql.tree, {}, relations))
 
-    def spans(self) -> Iterator[Span]:
-        """All days with events, in spans of about `SPAN_ROWS` transactions."""
-        counted = self._run(Query(_COUNTED, {}, {}, self.versions))
-        held: list[date] = []
-        total = 0
-        for day, rows in zip(*(column.to_pylist() for column in counted.columns), strict=True):
-            if held and total + rows > SPAN_ROWS:
-                yield held[0], held[-1]
-                held, total = [], 0
-            held.append(day)
-            total += rows
-        if held:
-            yield held[0], held[-1]
+    def spans(self, days: Iterable[date] | None = None) -> Iterator[Span]:
+        """These days, or all that have events, in spans of about `SPAN_ROWS` transactions; near days share one."""
+        wanted = None if days is None else sorted(days)
+        if wanted == []:
+            return
+        counts = self._counts((wanted[0], wanted[-1]) if wanted else _EVER)
+        groups = [[*counts]]
+        if wanted:
+            groups = [
+                sorted({day for day in (*wanted, *counts) if first <= day <= last}) for first, last in _near(wanted)
+            ]
+        for group in groups:
+            start, total = 0, 0
+            for number, day in enumerate(group):
+                if number > start and total + counts.get(day, 0) > SPAN_ROWS:
+                    yield group[start], group[number - 1]
+                    start, total = number, 0
+                total += counts.get(day, 0)
+            if group:
+                yield group[start], group[-1]
+
+    def _counts(self, within: Span) -> dict[date, int]:
+        """Transactions of each day that has some, in the order of days."""
+        first, until = (_begin(day) for day in (within[0], within[1] + timedelta(1)))
+        counted = self._run(Query(_COUNTED, {"first": first, "until": until}, {}, self.versions))
+        return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))
 
     def _run(self, query: Query) -> pa.Table:
         return self.engine.run(query).read_all()
@@ -167,7 +180,7 @@ def _begin(day: date) -> datetime:
     return datetime.combine(day, time(), LOCAL_ZONE).astimezone(UTC)
 
 
-def _spans(days: Sequence[date]) -> Iterator[Span]:
+def _near(days: Sequence[date]) -> Iterator[Span]:
     """Days, put together where they lie near each other."""
     breaks = [number for number, (a, b) in enumerate(pairwise(days), 1) if b - a >= NEAR]
     for start, end in pairwise([0, *breaks, len(days)]):
@@ -184,16 +197,22 @@ def _is_most(table: DeltaTable, days: Iterable[date]) -> bool:
 def _rebuild(
     lake: Lake, target: DeltaTable | None, aggregate: Aggregate, silver: _Silver, tokens: dict[str, int]
 ) -> DeltaTable:
-    added = []
+    added, shape = [], None
     for portion in _whole(aggregate, silver):
+        shape = portion.schema
         if target is None:
-            target = lake.open_or_create(aggregate.name, portion.schema)
-        added += write_files(lake, target, list(_cut(portion)))
+            target = lake.open_or_create(aggregate.name, shape)
+        added += write_files(lake, target, list(_cut(portion)), shape)
     assert target is not None
-    exchange(target, added, _Files.of(target).old(), tokens)
+    assert shape is not None
+    if column_types(target) == column_types(shape.empty_table()):
+        exchange(target, added, _Files.of(target).old(), tokens)
+    else:  # only another query has other columns
+        exchange(target, added, [], tokens, shape=shape)
     return target
 
 
+_EVER = (date(1, 1, 2), date(9999, 12, 30))
 _NO_DAYS = (date(1, 1, 2), date(1, 1, 2))
 
 
@@ -220,7 +239,7 @@ def _update(
     if not days:
         exchange(target, [], [], tokens)
         return
-    spans = list(_spans(days))
+    spans = list(silver.spans(days))
     new = pa.concat_tables([silver.rows(aggregate.daily or aggregate.sql, span) for span in spans])
     gone = _Gone(f"r.{DAY} BETWEEN g.first AND g.last", _span_table(spans))
     touched = set(files.overlapping(spans))

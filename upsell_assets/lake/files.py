@@ -19,7 +19,7 @@ from uuid import uuid4
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 from deltalake.transaction import AddAction, RemoveAction
 
 from upsell_assets.lake.commits import commit_properties
@@ -100,10 +100,22 @@ def rows_of(
     return f"SELECT {columns} FROM (SELECT *{file} FROM {quote(f'{name}_shape')}{held})"
 
 
-def write_files(lake: Lake, table: DeltaTable, new: Sequence[NewFile]) -> list[AddAction]:
-    """Write files beside those of a table; no reader sees them before `exchange` names them. None for no rows."""
+def column_types(rows: DeltaTable | pa.Table) -> dict[str, str]:
+    """Column -> type, in Delta's words."""
+    schema = rows.schema() if isinstance(rows, DeltaTable) else Schema.from_arrow(rows.schema)
+    return {field.name: str(field.type) for field in schema.fields}
+
+
+def write_files(
+    lake: Lake, table: DeltaTable, new: Sequence[NewFile], shape: pa.Schema | None = None
+) -> list[AddAction]:
+    """Write files beside those of a table; no reader sees them before `exchange` names them. None for no rows.
+
+    Their columns are the table's, or those of `shape`, with which the table is then exchanged whole.
+    """
+    columns = pa.schema(table.schema().to_arrow()) if shape is None else shape
     with ThreadPoolExecutor(WRITERS) as pool:
-        written = pool.map(lambda file: _write(lake, table, file), new)
+        written = pool.map(lambda file: _write(lake, table, file, columns), new)
         return [action for action in written if action]
 
 
@@ -125,7 +137,7 @@ def write_rows(lake: Lake, table: DeltaTable, parts: Iterable[tuple[Mapping[str,
                 own, out, compression="zstd", compression_level=1, use_dictionary=texts, metadata_collector=found
             )
             size = out.tell()
-        stats = json.dumps(_statistics(rows.num_rows, _arrow_statistics(found[0]), own.schema))
+        stats = json.dumps(_statistics(rows.num_rows, _arrow_statistics(found[0]), own.schema), ensure_ascii=False)
         return AddAction(name, size, dict(values), time.time_ns() // 1_000_000, True, stats)
 
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -139,19 +151,23 @@ def exchange(
     tokens: Mapping[str, int] | None = None,
     *,
     changes: bool = True,
+    shape: pa.Schema | None = None,
 ) -> None:
     """Add and remove files in one commit; without `changes` the rows are the same as before.
+
+    With a `shape` the table has its columns from now on, and of the files only those that are added.
 
     Raises:
         CommitFailedError: somebody else committed since the table was opened; the table is as the other one left it.
     """
     now = time.time_ns() // 1_000_000
     new = [replace(action, data_change=changes) for action in added]
-    gone = [RemoveAction(file.path, changes, now, file.size, dict(file.partition) or None) for file in removed]
+    # As the log spells it; the library encodes a folder's name once more.
+    gone = [RemoveAction(unquote(file.path), changes, now, file.size, dict(file.partition) or None) for file in removed]
     table.create_write_transaction(
         [*new, *gone],
-        "append",
-        table.schema(),
+        "append" if shape is None else "overwrite",
+        table.schema() if shape is None else Schema.from_arrow(shape),
         table.metadata().partition_columns,
         commit_properties=commit_properties(tokens),
     )
@@ -160,9 +176,8 @@ def exchange(
     table.load_as_version(table.version() + 1)
 
 
-def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:
+def _write(lake: Lake, table: DeltaTable, file: NewFile, shape: pa.Schema) -> AddAction | None:
     name = f"part-{uuid4()}.parquet"
-    shape = pa.schema(table.schema().to_arrow())
     columns = ", ".join(quote(column) for column in shape.names if column not in file.partition)
     with reader(lake) as connection:
         connection.register("shape", shape.empty_table())
@@ -174,7 +189,7 @@ def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:
         [(_, count, size, _, statistics, _)] = found.fetchall()
     if not count:
         return None
-    stats = json.dumps(_statistics(count, statistics, shape))
+    stats = json.dumps(_statistics(count, statistics, shape), ensure_ascii=False)
     return AddAction(name, size, dict(file.partition), time.time_ns() // 1_000_000, True, stats)
 
 
@@ -229,4 +244,4 @@ def _instant(value: str, *, up: bool) -> str | None:
         instant = datetime.fromisoformat(value) + timedelta(microseconds=999 if up else 0)
     except (ValueError, OverflowError):
         return None  # before the year 1 or beyond 9999
-    return f"{instant:%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03}Z"
+    return f"{instant.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
@@ -23,8 +25,6 @@ from upsell_assets.lake.commits import commit_properties
 from upsell_assets.lake.partitions import replace_partitions
 
 if TYPE_CHECKING:
-    from pyarrow.dataset import Dataset
-
     from upsell_assets.lake.store import ObjectStore
 
 TABLE_PROPERTIES: dict[str, str | None] = {
@@ -83,14 +83,22 @@ class Lake:
         except TableNotFoundError as error:
             raise UnknownTableError(f"{name}: no such table in {self.root} yet.") from error
 
-    def rows(self, table: DeltaTable) -> Dataset:
-        """The rows of an opened table, read lazily; files whose statistics exclude a row are skipped.
+    def rows(self, table: DeltaTable) -> ds.Dataset:
+        """The rows of an opened table, read lazily; partitions that a condition excludes are skipped.
 
         Arrow reads through its own filesystem: through that of delta-rs, which is written in Python, its threads
-        need the interpreter, and one that is still reading when a process ends aborts it or hangs it.
+        need the interpreter, and one that is still reading when a process ends aborts it or hangs it. And it is told
+        the partitions alone: of a column whose bounds a file's statistics do not have (doubles, long texts), delta-rs
+        says that no value meets any condition.
         """
         path = "/".join(table.table_uri.strip("/").split("/")[-3:])
-        return table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(path, self.files()))
+        files = table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(path, self.files()))
+        columns = table.metadata().partition_columns
+        fragments = [
+            files.format.make_fragment(file.path, files.filesystem, _partition(file.partition_expression, columns))
+            for file in files.get_fragments()
+        ]
+        return ds.FileSystemDataset(fragments, files.schema, files.format, files.filesystem)
 
     def open_or_create(
         self,
@@ -137,6 +145,17 @@ class Lake:
                 commit_properties=commit_properties(watermarks),
             )
         return self.open(name)
+
+
+def _partition(known: pc.Expression, columns: list[str]) -> pc.Expression | None:
+    """What is known of all rows of a file, of the columns that the table is partitioned by."""
+    values = ds.get_partition_keys(known)
+    found = None
+    for column in columns:
+        value = values.get(column)
+        same = pc.field(column).is_null() if value is None else pc.field(column) == pa.scalar(value)
+        found = same if found is None else found & same
+    return found
 
 
 def split(name: str) -> tuple[str, str, str]:

@@ -268,8 +268,8 @@ class PostgresServer:
 
     def _end_orphans(self) -> None:
         """End what a killed server left: one that waits for the log to grow never notices that nobody writes it."""
-        for process in psutil.process_iter(["cwd"]):
-            if process.info["cwd"] == str(self._data.resolve()):
+        for process in psutil.process_iter(["cwd", "name"]):
+            if process.info["name"] == "postgres" and process.info["cwd"] == str(self._data.resolve()):
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGQUIT)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import write_deltalake
 
+from upsell_assets.bronze.upkeep import compact
 from upsell_assets.lake.tables import Lake
 
 NAME = "silver.upsell._changed_days"
@@ -35,8 +36,10 @@ def note(lake: Lake, table: str, version: int, days: Iterable[date], transaction
         {"table": table, "version": version, "day": day, "transactions_version": transactions_version}
         for day in (*sorted(days),) or (None,)
     ]
+    noted = lake.open_or_create(NAME, _SCHEMA)
     # Appends never conflict with each other: the library's own retries are right here.
-    write_deltalake(lake.open_or_create(NAME, _SCHEMA), pa.Table.from_pylist(rows, _SCHEMA), mode="append")
+    write_deltalake(noted, pa.Table.from_pylist(rows, _SCHEMA), mode="append")
+    compact(lake, lake.open(NAME))
 
 
 def changed_days(lake: Lake, since: Mapping[str, int], until: Mapping[str, int], transactions: str) -> set[date] | None:

@@ -57,13 +57,13 @@ def transaction_days(change: Difference, now: datetime | None = None) -> set[dat
     return _days([rows["dtTransacao"] for rows in (change.old, change.new)], now)
 
 
-def line_days(lake: Lake, change: Difference, now: datetime | None = None) -> tuple[set[date], int | None]:
+def line_days(lake: Lake, change: Difference, now: datetime | None = None) -> tuple[set[date], int]:
     """The days of the transactions whose product lines changed, and the version in which these were looked up.
 
-    A transaction that is not there has no day yet.
+    A transaction that is not there has no day yet; -1 is the version of a table that was not there.
     """
     if not lake.exists(TRANSACTIONS):
-        return set(), None
+        return set(), -1
     table = lake.open(TRANSACTIONS)
     with reader(lake) as connection:
         connection.register("old", change.old)

@@ -19,6 +19,7 @@ from upsell_assets.bronze.tables import GENERATION, changes_name, table_name, to
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.engines import Engine, Query
+from upsell_assets.lake.files import column_types
 from upsell_assets.lake.sql import Parameter
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.landing import full_load_prefix
@@ -26,7 +27,7 @@ from upsell_assets.silver import changed, events
 from upsell_assets.silver.difference import Difference
 from upsell_assets.silver.read import touched_rows
 from upsell_assets.silver.tables import SilverTable
-from upsell_assets.silver.write import column_types, difference_to_held, gone, write
+from upsell_assets.silver.write import difference_to_held, gone, write
 
 CODE = "code_version"
 

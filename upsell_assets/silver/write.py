@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable
 
 from upsell_assets.lake.duck import parquet, quote, reader
-from upsell_assets.lake.files import NewFile, OldFile, exchange, root_of, rows_of, write_files
+from upsell_assets.lake.files import NewFile, OldFile, column_types, exchange, root_of, rows_of, write_files
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver.difference import Difference
 
@@ -152,12 +152,6 @@ class _Files:
 
     def old(self, path: str) -> OldFile:
         return OldFile(self._files[path]["path"], self._files[path]["size_bytes"])
-
-
-def column_types(rows: DeltaTable | pa.Table) -> dict[str, str]:
-    """Column -> type, in Delta's words."""
-    schema = rows.schema() if isinstance(rows, DeltaTable) else Schema.from_arrow(rows.schema)
-    return {field.name: str(field.type) for field in schema.fields}
 
 
 def _names(columns: tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ from upsell_assets import aggregates
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
 from upsell_assets.lake.engines import Query
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
+from upsell_assets.lake.sql import parse_query, to_spark
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver import changed
 from upsell_assets.silver import refresh as silver_refresh
@@ -215,6 +216,29 @@ def test_another_query_makes_them_anew(lake: Lake, monkeypatch: pytest.MonkeyPat
     refresh_aggregates(lake, EmbeddedEngine(lake), [name])
 
     assert files(lake, name).isdisjoint(before)
+
+
+def test_a_query_with_other_columns_gives_them_to_the_table(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "feature_store.upsell._cliente_dia_produto"
+    query = AGGREGATES[name]
+    tree = parse_query(
+        f"SELECT q.idCliente, q.dtDia, q.descSufixo, CAST(q.nrTransacoes AS DOUBLE) / 2 AS nrTransacoes, 'x' AS descNovo "
+        f"FROM ({to_spark(query.sql.tree)}) AS q"
+    )
+    monkeypatch.setitem(AGGREGATES, name, replace(query, sql=replace(query.sql, tree=tree, code_version="f" * 64)))
+
+    assert_current(lake)
+    take_in(lake, transaction("new", 100, 12, points=7))
+    refresh_silver(lake)
+    assert_current(lake)
+
+
+def test_the_notes_of_changed_days_stay_few_files(local_lake: Lake) -> None:
+    for version in range(40):
+        changed.note(local_lake, TRANSACTIONS, version, [START.date()])
+
+    assert len(local_lake.open(changed.NAME).file_uris()) < 20
+    assert changed.changed_days(local_lake, {TRANSACTIONS: 3}, {TRANSACTIONS: 39}, TRANSACTIONS) == {START.date()}
 
 
 def moved_while_lines_were_looked_up(lake: Lake) -> Iterator[None]:

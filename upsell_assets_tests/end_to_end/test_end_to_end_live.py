@@ -107,7 +107,7 @@ def days(first: date, last: date) -> set[date]:
 
 @pytest.mark.timeout(900)
 def test_an_update_a_delete_and_an_insert_of_ten_days_ago_refresh_exactly_the_touched_dtrefs(lake: RunningLake) -> None:
-    moment = NOW - timedelta(days=10)
+    moment = NOW - timedelta(days=10, hours=1)  # an hour at which the dump has events, whatever local day that is
     event = moment.replace(tzinfo=UTC).astimezone(LOCAL).date()
     before = lake.computed()
     known = {row["idTransacao"]: row for row in lake.user.query("SELECT * FROM silver.upsell.transacoes")}

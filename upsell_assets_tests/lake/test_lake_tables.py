@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -18,6 +19,9 @@ from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake import partitions
 from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.duck import connect, register
+from upsell_assets.lake.engines import Query
+from upsell_assets.lake.engines.embedded import EmbeddedEngine
+from upsell_assets.lake.sql import parse_query
 from upsell_assets.lake.tables import TABLE_PROPERTIES, Lake, UnknownTableError, split
 
 NAME = "gold.upsell.report"
@@ -178,6 +182,64 @@ def test_rows_that_fail_on_the_way_leave_the_table_as_it_was(lake: Lake) -> None
     with pytest.raises(Exception, match="the query failed"):
         lake.replace(NAME, pa.RecordBatchReader.from_batches(SCHEMA, failing()), partitions={"dtRef": [MON]})
     assert held(lake) == [(MON, "a", 1), (TUE, "b", 2), (WED, "c", 3)]
+
+
+# --- conditions ---
+
+EVERY_TYPE = pa.schema(
+    [
+        ("dtRef", pa.date32()),
+        ("n", pa.int64()),
+        ("x", pa.float64()),
+        ("text", pa.string()),
+        ("yes", pa.bool_()),
+        ("at", pa.timestamp("us", tz="UTC")),
+        ("on", pa.date32()),
+        ("worth", pa.decimal128(10, 2)),
+    ]
+)
+LEAST, MOST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ("n > 1", [2, 3]),
+        ("x > 0.6", [2]),
+        ("NOT x > 0.6", [1]),
+        ("x BETWEEN 0 AND 1", [1, 2]),
+        ("x IS NULL", [3]),
+        ("text > 'b'", [2]),
+        ("yes", [1]),
+        ("NOT yes", [2]),
+        ("`at` < timestamp'2024-02-01'", [1, 3]),
+        ("`at` > timestamp'2024-02-01'", [2]),
+        ("`on` > date'2024-02-01'", [2]),
+        ("worth > 1.5", [2]),
+        ("dtRef > date'2024-01-01' AND x > 0", [2]),
+    ],
+)
+def test_a_condition_finds_its_rows_whatever_statistics_say(local_lake: Lake, condition: str, found: list[int]) -> None:
+    values = [
+        (MON, 1, 0.5, "a" * 80, True, datetime(2024, 1, 1, tzinfo=UTC), date(2024, 1, 1), Decimal("1.50")),
+        (TUE, 2, 0.9, "\N{CJK UNIFIED IDEOGRAPH-20BB7}", False, MOST, date(9999, 12, 31), Decimal("2.50")),
+        (TUE, 3, None, None, None, LEAST, None, None),
+    ]
+    local_lake.replace(NAME, rows(*values, schema=EVERY_TYPE), partitions={"dtRef": [MON, TUE]})
+
+    query = Query(parse_query(f"SELECT n FROM {NAME} WHERE {condition} ORDER BY n"))
+
+    assert EmbeddedEngine(local_lake).run(query).read_all()["n"].to_pylist() == found
+
+
+@pytest.mark.parametrize("name", ["a b", "x/y", "p=q", "it's", "100%", "é"])
+def test_files_that_another_writer_put_into_folders_are_replaced(local_lake: Lake, name: str) -> None:
+    held_before = pa.Table.from_batches(rows((MON, name, 1), (MON, "other", 2)))
+    write_deltalake(local_lake.uri(NAME), held_before, partition_by=["name"])
+
+    local_lake.replace(NAME, rows((MON, name, 7)), partitions={"name": [name]})
+
+    assert held(local_lake) == sorted([(MON, name, 7), (MON, "other", 2)], key=repr)
 
 
 # --- open, create, names ---

@@ -287,4 +287,4 @@ def test_a_lake_without_transactions_touches_nothing_by_lines_and_flags(tmp_path
     empty, some = silver(History([])), silver(History([Event("ana", NOW, 1, ("ChatMessage",))]))
 
     assert events.event_days(lake, NOW) is None
-    assert events.line_days(lake, difference(empty[events.LINES], some[events.LINES]), NOW) == (set(), None)
+    assert events.line_days(lake, difference(empty[events.LINES], some[events.LINES]), NOW) == (set(), -1)
