@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
 from uuid import UUID
@@ -23,12 +23,11 @@ from deltalake import DeltaTable
 from upsell_assets.lake.commits import retry_conflicts
 from upsell_assets.lake.duck import parquet, quote, reader
 from upsell_assets.lake.engines import Engine, Query
-from upsell_assets.lake.files import NewFile, OldFile, column_types, exchange, root_of, write_files
+from upsell_assets.lake.files import OldFile, column_types, exchange, root_of, write_rows
 from upsell_assets.lake.sql import SqlFile, load_sql, parse_query
 from upsell_assets.lake.tables import Lake
-from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver import changed
-from upsell_assets.silver.events import LINES, TRANSACTIONS
+from upsell_assets.silver.events import LINES, TRANSACTIONS, day_begins
 
 DAY, CUSTOMER, CODE = "dtDia", "idCliente", "code_version"
 
@@ -138,7 +137,7 @@ class _Silver:
 
     def rows(self, sql: SqlFile, span: Span) -> pa.Table:
         """What a file gives over the events of these days alone."""
-        first, until = (_begin(day) for day in (span[0], span[1] + timedelta(1)))
+        first, until = (day_begins(day) for day in (span[0], span[1] + timedelta(1)))
         relations = {TRANSACTIONS: self._run(Query(_OF_SPAN, {"first": first, "until": until}, {}, self.versions))}
         if LINES in sql.tables:
             relations[LINES] = self._run(Query(_OF_CARTS, {}, relations, self.versions))
@@ -167,17 +166,12 @@ class _Silver:
 
     def _counts(self, within: Span) -> dict[date, int]:
         """Transactions of each day that has some, in the order of days."""
-        first, until = (_begin(day) for day in (within[0], within[1] + timedelta(1)))
+        first, until = (day_begins(day) for day in (within[0], within[1] + timedelta(1)))
         counted = self._run(Query(_COUNTED, {"first": first, "until": until}, {}, self.versions))
         return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))
 
     def _run(self, query: Query) -> pa.Table:
         return self.engine.run(query).read_all()
-
-
-def _begin(day: date) -> datetime:
-    """The instant at which a local day begins, whether or not it has a midnight."""
-    return datetime.combine(day, time(), LOCAL_ZONE).astimezone(UTC)
 
 
 def _near(days: Sequence[date]) -> Iterator[Span]:
@@ -202,7 +196,7 @@ def _rebuild(
         shape = portion.schema
         if target is None:
             target = lake.open_or_create(aggregate.name, shape)
-        added += write_files(lake, target, list(_cut(portion)), shape)
+        added += write_rows(lake, target, _cut(portion))
     assert target is not None
     assert shape is not None
     if column_types(target) == column_types(shape.empty_table()):
@@ -253,8 +247,8 @@ def _update(
         if number >= 0:
             rows = _kept(lake, files.paths[number], gone, rows)
             removed.append(files.old_file(number))
-        added += list(_cut(rows))
-    exchange(target, write_files(lake, target, added), removed, tokens)
+        added += write_rows(lake, target, _cut(rows))
+    exchange(target, added, removed, tokens)
 
 
 @dataclass(frozen=True)
@@ -315,18 +309,16 @@ def _homes(files: _Files, new: pa.Table) -> dict[int, pa.Table]:
     return found
 
 
-def _cut(rows: pa.Table) -> Iterator[NewFile]:
+def _cut(rows: pa.Table) -> Iterator[tuple[dict[str, str], pa.Table]]:
     """Files of whole days, in their order, of about `FILE_ROWS`."""
     ordered = rows.sort_by(DAY)
     counted = ordered.group_by(DAY, use_threads=False).aggregate([([], "count_all")])
     start = end = 0
     for count in counted["count_all"].to_pylist():
         end += count
-        if end - start >= FILE_ROWS:
-            yield NewFile("SELECT * FROM batch", {}, {"batch": ordered.slice(start, end - start)})
+        if end - start >= FILE_ROWS or end == rows.num_rows:
+            yield {}, ordered.slice(start, end - start)
             start = end
-    if end > start:
-        yield NewFile("SELECT * FROM batch", {}, {"batch": ordered.slice(start, end - start)})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +42,7 @@ from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.sql import DTREFS, load_sql
 from upsell_assets.lake.tables import Lake
-from upsell_assets.settings import LOCAL_ZONE
+from upsell_assets.silver.events import day_begins
 from upsell_assets.silver.refresh import history_params
 from upsell_assets.silver.tables import SilverTable, silver_tables
 
@@ -69,7 +69,7 @@ def cut(dtref: date) -> datetime:
 
     Where clocks go forward at midnight the day begins at the first instant that it has.
     """
-    return datetime.combine(dtref, time(), LOCAL_ZONE).astimezone(UTC)
+    return day_begins(dtref)
 
 
 @dataclass(frozen=True)

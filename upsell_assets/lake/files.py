@@ -71,6 +71,11 @@ def root_of(table: DeltaTable) -> str:
     return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
 
 
+def folder_of(table: DeltaTable) -> str:
+    """Where a table lies, from the root of its lake."""
+    return "/".join(table.table_uri.strip("/").split("/")[-3:])
+
+
 def rows_of(
     connection: duckdb.DuckDBPyConnection,
     name: str,
@@ -106,25 +111,19 @@ def column_types(rows: DeltaTable | pa.Table) -> dict[str, str]:
     return {field.name: str(field.type) for field in schema.fields}
 
 
-def write_files(
-    lake: Lake, table: DeltaTable, new: Sequence[NewFile], shape: pa.Schema | None = None
-) -> list[AddAction]:
-    """Write files beside those of a table; no reader sees them before `exchange` names them. None for no rows.
-
-    Their columns are the table's, or those of `shape`, with which the table is then exchanged whole.
-    """
-    columns = pa.schema(table.schema().to_arrow()) if shape is None else shape
+def write_files(lake: Lake, table: DeltaTable, new: Sequence[NewFile]) -> list[AddAction]:
+    """Write files beside those of a table; no reader sees them before `exchange` names them. None for no rows."""
     with ThreadPoolExecutor(WRITERS) as pool:
-        written = pool.map(lambda file: _write(lake, table, file, columns), new)
+        written = pool.map(lambda file: _write(lake, table, file), new)
         return [action for action in written if action]
 
 
 def write_rows(lake: Lake, table: DeltaTable, parts: Iterable[tuple[Mapping[str, str], pa.Table]]) -> list[AddAction]:
-    """Write one file of each of these rows, which belong to a partition; no reader sees them before `exchange`.
+    """Write one file of each of these rows, of a partition or `{}`; no reader sees them before `exchange`.
 
     By Arrow, which they already are in: many small and wide files take it half the time that DuckDB takes.
     """
-    folder = "/".join(table.table_uri.strip("/").split("/")[-3:])
+    folder = folder_of(table)
 
     def write(part: tuple[Mapping[str, str], pa.Table]) -> AddAction:
         values, rows = part
@@ -176,8 +175,9 @@ def exchange(
     table.load_as_version(table.version() + 1)
 
 
-def _write(lake: Lake, table: DeltaTable, file: NewFile, shape: pa.Schema) -> AddAction | None:
+def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:
     name = f"part-{uuid4()}.parquet"
+    shape = pa.schema(table.schema().to_arrow())
     columns = ", ".join(quote(column) for column in shape.names if column not in file.partition)
     with reader(lake) as connection:
         connection.register("shape", shape.empty_table())

@@ -22,6 +22,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties
+from upsell_assets.lake.files import folder_of
 from upsell_assets.lake.partitions import replace_partitions
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class Lake:
         the partitions alone: of a column whose bounds a file's statistics do not have (doubles, long texts), delta-rs
         says that no value meets any condition.
         """
-        path = "/".join(table.table_uri.strip("/").split("/")[-3:])
-        files = table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(path, self.files()))
+        files = table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(folder_of(table), self.files()))
         columns = table.metadata().partition_columns
         fragments = [
             files.format.make_fragment(file.path, files.filesystem, _partition(file.partition_expression, columns))

@@ -56,12 +56,11 @@ def changed_days(lake: Lake, since: Mapping[str, int], until: Mapping[str, int],
         return None  # made anew
     if since == until:
         return set()
-    rows = lake.rows(lake.open_or_create(NAME, _SCHEMA)).to_table()
+    noted = lake.rows(lake.open_or_create(NAME, _SCHEMA))
     days: set[date] = set()
     for table, version in since.items():
-        news = rows.filter(
-            (pc.field("table") == table) & (pc.field("version") > version) & (pc.field("version") <= until[table])
-        )
+        of_table = pc.field("table") == table
+        news = noted.to_table(filter=of_table & (pc.field("version") > version) & (pc.field("version") <= until[table]))
         looked_up = pc.min(news["transactions_version"]).as_py()
         if set(news["version"].to_pylist()) != set(range(version + 1, until[table] + 1)):
             return None

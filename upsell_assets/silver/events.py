@@ -6,7 +6,7 @@ follow from a day (`touched`).
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 
 import pyarrow as pa
 
@@ -25,6 +25,11 @@ HISTORY = "silver.upsell.cliente_historico"
 def local_day(moment: datetime) -> date:
     """The local day of an instant."""
     return moment.astimezone(LOCAL_ZONE).date()
+
+
+def day_begins(day: date) -> datetime:
+    """The instant (UTC) at which a local day begins; where it has no midnight, the first that it has."""
+    return datetime.combine(day, time(), LOCAL_ZONE).astimezone(UTC)
 
 
 def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> EventDays | None:
