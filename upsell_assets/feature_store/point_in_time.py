@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,7 @@ from upsell_assets.lake.duck import connect, quote
 from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.lake.sql import DTREFS, load_sql
+from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver.events import day_begins
 from upsell_assets.silver.refresh import history_params
@@ -48,17 +49,16 @@ from upsell_assets.silver.tables import SilverTable, silver_tables
 
 DTREF, CUSTOMER = "dtRef", "idCliente"
 
-_SQL = {
-    sql.name: sql
-    for sql in (
-        load_sql(Path(__file__).parent / f"{name}.sql")
-        for name in ("fs_geral", "fs_pontos", "fs_transacoes", "fs_dia_horario")
-    )
-}
-_KEPT = {name: load_sql(sql.path, tables=AGGREGATES) for name, sql in _SQL.items()}
-"""The same over daily aggregates."""
+FEATURE_TABLES = tuple(
+    f"feature_store.upsell.{name}" for name in ("fs_geral", "fs_pontos", "fs_transacoes", "fs_dia_horario")
+)
 
-FEATURE_TABLES = tuple(_SQL)
+
+@cache
+def _sql(table: str, *, kept: bool = False) -> SqlFile:
+    """The file of a feature table, over silver or (`kept`) over daily aggregates; read when it is first needed."""
+    return load_sql(Path(__file__).parent / f"{table.rpartition('.')[2]}.sql", tables=AGGREGATES if kept else ())
+
 
 KnownAt = Literal["latest", "dtref"] | datetime
 """As the tables have it now; as it was known when each dtRef began; or as at one instant, for all dtRefs."""
@@ -125,7 +125,7 @@ class FeatureStore:
             chosen = _chosen({name: self._stored(name, pins) for name in FEATURE_TABLES}, features)
             tables = [self._read(name, columns, days, pins) for name, columns in chosen.items()]
         else:
-            chosen = _chosen({name: list(sql.columns) for name, sql in _SQL.items()}, features)
+            chosen = _chosen({name: list(_sql(name).columns) for name in FEATURE_TABLES}, features)
             tables = self._as_known(chosen, days, pins, known_at)
         return _joined(keys, tables)
 
@@ -141,7 +141,7 @@ class FeatureStore:
     def _sources(self, features: Iterable[str] = FEATURE_TABLES) -> list[SilverTable]:
         """The tables of silver that these feature tables are made of."""
         made = {table.name: table for table in silver_tables(self.contracts)}
-        wanted = {name for table in features for name in _SQL[table].tables - {DTREFS}}
+        wanted = {name for table in features for name in _sql(table).tables - {DTREFS}}
         if missing := sorted(wanted - made.keys()):
             raise PermanentError(
                 f"training set: no contract declares what {', '.join(missing)} is made of, and what was known is told "
@@ -164,10 +164,12 @@ class FeatureStore:
         for moment, of_moment in (moments or {ALWAYS: []}).items():
             relations = known.at(engine, moment)
             # What several features are made of is computed once.
-            for name in sorted({table for feature in chosen for table in _KEPT[feature].tables & AGGREGATES.keys()}):
+            for name in sorted(
+                {table for feature in chosen for table in _sql(feature, kept=True).tables & AGGREGATES.keys()}
+            ):
                 relations[name] = engine.run(Query(AGGREGATES[name].sql.tree, relations=relations)).read_all()
             for name, columns in chosen.items():
-                rows = engine.run(Query(_KEPT[name].tree, relations=relations).over(of_moment)).read_all()
+                rows = engine.run(Query(_sql(name, kept=True).tree, relations=relations).over(of_moment)).read_all()
                 made[name].append(rows.select([DTREF, CUSTOMER, *columns]))
         return [pa.concat_tables(parts) for parts in made.values()]
 
