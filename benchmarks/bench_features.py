@@ -32,6 +32,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from bench_capture import peak_mb
 from features_workload import LAST_DTREF, NOW, as_changes, changes, fill_silver, wrong_features, wrong_reports
@@ -44,11 +45,11 @@ from upsell_assets.bronze.history import remember
 from upsell_assets.bronze.merge import merge
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract, load_contracts
-from upsell_assets.dtref_assets import current_versions, daily_query, sql_files
+from upsell_assets.dtref_assets import current_tables, daily_query, sql_files
 from upsell_assets.lake.duck import connect, quote
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.portions import run_by_portions
-from upsell_assets.lake.sql import DTREFS, bind, load_sql, to_duckdb
+from upsell_assets.lake.sql import DTREFS, SqlFile, bind, load_sql, to_duckdb
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver import events
 from upsell_assets.silver.difference import Difference
@@ -72,9 +73,9 @@ def compute(lake: Lake, dtrefs: dict[str, list[date]]) -> dict[str, float]:
     spent = {}
     for name, days in dtrefs.items():
         began = time.perf_counter()
-        versions = current_versions(lake, engine, KEPT[name])
+        tables = current_tables(lake, engine, KEPT[name])
         began_query = time.perf_counter()
-        rows = run_by_portions(engine, daily_query(KEPT[name], days, datetime.now(UTC), versions))
+        rows = run_by_portions(engine, daily_query(KEPT[name], days, datetime.now(UTC), tables))
         lake.replace(name, rows, partitions={"dtRef": days})
         spent["aggregates"] = spent.get("aggregates", 0.0) + began_query - began
         spent[name] = time.perf_counter() - began_query
@@ -126,7 +127,7 @@ def day_by_day(root: Path, days: int) -> Measured:
     return {"seconds": seconds, "peak_mb": peak_mb(), "days_run": days}
 
 
-def plain(root: Path, number: int, *, kept: bool, days: int = 1) -> Measured:
+def plain(root: Path, number: int, *, kept: bool) -> Measured:
     """The same queries in plain DuckDB over plain parquet files."""
     out = root / "plain_out"
     out.mkdir(exist_ok=True)
@@ -136,15 +137,20 @@ def plain(root: Path, number: int, *, kept: bool, days: int = 1) -> Measured:
         for name in names:
             connection.execute(f"CREATE VIEW {quote(name)} AS FROM read_parquet('{root / 'plain' / name}.parquet')")
         for again in (before(RANGE + 1 + number), before(number)):
+            # Who writes plain DuckDB has the text of the query already.
+            texts = {sql.name: as_text(sql, again, names) for sql in queries}
             began = time.perf_counter()
-            for sql in queries:
-                asked = daily_query(sql, [again - timedelta(day) for day in range(days)], datetime.now(UTC))
-                connection.register("dtrefs_asked", asked.relations[DTREFS])
-                tables = {name: quote(name) for name in names} | {DTREFS: "dtrefs_asked"}
-                query = to_duckdb(bind(asked.tree, tables, asked.params))
-                connection.execute(f"COPY ({query}) TO '{out / sql.name}.parquet' (FORMAT parquet, COMPRESSION zstd)")
+            connection.register("dtrefs_asked", pa.table({"dtRef": [again]}))
+            for name, text in texts.items():
+                connection.execute(f"COPY ({text}) TO '{out / name}.parquet' (FORMAT parquet, COMPRESSION zstd)")
             seconds = time.perf_counter() - began
     return {"seconds": seconds, "peak_mb": peak_mb()}
+
+
+def as_text(sql: SqlFile, dtref: date, names: set[str]) -> str:
+    """The query of a table for one dtRef, in DuckDB's words."""
+    asked = daily_query(sql, [dtref], datetime.now(UTC))
+    return to_duckdb(bind(asked.tree, {name: quote(name) for name in names} | {DTREFS: "dtrefs_asked"}, asked.params))
 
 
 def over_aggregates(root: Path, number: int) -> Measured:

@@ -5,9 +5,11 @@ Here: the factory. The rules are in the SQL; the IO manager replaces exactly the
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
+from deltalake import DeltaTable
 from sqlglot import exp
 
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
@@ -74,24 +76,28 @@ def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.Ass
         now = datetime.now(UTC)
         wanted = [date.fromisoformat(key) for key in context.partition_keys]
         exists = existing(sql.name, event_days(lakehouse.lake, now), local_day(now), None)
-        versions = current_versions(lakehouse.lake, lakehouse.engine, kept)
-        query = daily_query(kept, [day for day in wanted if exists and day in exists], now, versions)
+        tables = current_tables(lakehouse.lake, lakehouse.engine, kept)
+        query = daily_query(kept, [day for day in wanted if exists and day in exists], now, tables)
         return replace(query, sql=described(sql))
 
     return daily
 
 
-def current_versions(lake: Lake, engine: Engine, kept: SqlFile) -> dict[str, int]:
-    """The versions of the tables that a query reads, after its aggregates were brought up to date with silver."""
-    versions = refresh_aggregates(lake, engine, kept.tables & AGGREGATES.keys())
-    return versions | {name: lake.open(name).version() for name in kept.tables - versions.keys() - {DTREFS}}
+def current_tables(lake: Lake, engine: Engine, kept: SqlFile) -> dict[str, DeltaTable]:
+    """The tables that a query reads, after its aggregates were brought up to date with silver."""
+    aggregates = refresh_aggregates(lake, engine, kept.tables & AGGREGATES.keys())
+    return aggregates | {name: lake.open(name) for name in kept.tables - aggregates.keys() - {DTREFS}}
 
 
-def daily_query(sql: SqlFile, days: list[date], now: datetime, versions: dict[str, int] | None = None) -> Query:
+def daily_query(sql: SqlFile, days: list[date], now: datetime, tables: dict[str, DeltaTable] | None = None) -> Query:
     """The query of a daily table for a set of dtRefs, each row with the time of its computation (UTC)."""
-    rows = exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(sql.tree.subquery("q"))
     params = {"computed_at": now, **({"now": now} if "now" in sql.parameters else {})}
-    return Query(rows, params, {}, versions or {}, described(sql)).over(days)
+    return Query(_with_time(sql.tree), params, {}, tables or {}, described(sql)).over(days)
+
+
+@lru_cache(maxsize=32)
+def _with_time(tree: exp.Query) -> exp.Query:
+    return exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(tree.subquery("q"))
 
 
 def described(sql: SqlFile) -> SqlFile:

@@ -65,7 +65,7 @@ class DeltaIOManager(dg.IOManager):
         if column and context.has_asset_partitions:
             days = [exp.cast(exp.Literal.string(key), "date") for key in context.asset_partition_keys]
             tree = tree.where(exp.column(str(column)).isin(*days))
-        query = Query(tree, versions={name: table.version()})
+        query = Query(tree, tables={name: table})
         if wanted is pa.RecordBatchReader:
             return self._lakehouse.engine.run(query)
         return self._lakehouse.engine.run(query).read_all() if wanted is pa.Table else query
