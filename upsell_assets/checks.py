@@ -44,7 +44,9 @@ def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
 
 def verify_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
     """Compares all tables at the times that the settings name."""
-    return _schedule(lakehouse.named("verify"), checks, lakehouse.settings.verify_schedule, "Bronze against the database.")
+    return _schedule(
+        lakehouse.named("verify"), checks, lakehouse.settings.verify_schedule, "Bronze against the database."
+    )
 
 
 def served_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:

@@ -45,7 +45,11 @@ def open_capture(lakehouse: Lakehouse) -> Capture | None:
 def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
     """Full loads that are due, then everything committed by now, into raw."""
 
-    @dg.op(name=lakehouse.named("drain"), pool=lakehouse.named(JOB), description="Drain the replication slot into raw files.")
+    @dg.op(
+        name=lakehouse.named("drain"),
+        pool=lakehouse.named(JOB),
+        description="Drain the replication slot into raw files.",
+    )
     def drain(context: dg.OpExecutionContext) -> None:
         capture = open_capture(lakehouse)
         if capture is None:
