@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import dagster as dg
 
-from upsell_assets.bronze.assets import bronze_assets
-from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
-from upsell_assets.checks import served_checks, skew_schedule, source_checks, verify_schedule
+from upsell_assets.assembly import automation_sensor, capture_defs, tables_defs
+from upsell_assets.checks import served_checks, skew_schedule
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES
-from upsell_assets.lake.io_manager import DeltaIOManager
+from upsell_assets.lake.io_manager import IO_MANAGER, DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.model.assets import model_assets
-from upsell_assets.raw.assets import landing_sensor, raw_specs
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
 from upsell_assets.silver.touched import SCORES
 
 ROOT = Path(__file__).parent
-
-# Dagster says "beta" of backfill policies, once per asset, wherever definitions are loaded.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
 def build_defs(settings: Settings | None = None) -> dg.Definitions:
@@ -41,34 +35,21 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     names = [sql.name for sql, _ in files]
     models = model_assets(lakehouse) if set(FEATURE_TABLES) <= set(names) else []
     consumers = [*names, SCORES] if models else names
-    sensors = [capture_sensor(lakehouse), landing_sensor(lakehouse), *([new_day_sensor(lakehouse)] if daily else [])]
-    compared = source_checks(lakehouse)
     served = served_checks(lakehouse) if models else []
-    automation = dg.AutomationConditionSensorDefinition(
-        "automation",
-        target=dg.AssetSelection.all(),
-        minimum_interval_seconds=lakehouse.settings.sensor_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Runs what the assets' conditions ask for.",
-    )
-    return dg.Definitions(
-        assets=[
-            *raw_specs(lakehouse),
-            *bronze_assets(lakehouse),
-            *silver,
-            *touched_specs(lakehouse, consumers),
-            *daily,
-            *models,
-        ],
-        asset_checks=[*lag_checks(lakehouse), *compared, *served],
-        jobs=[capture_job(lakehouse)],
-        schedules=[
-            *([verify_schedule(lakehouse, compared)] if compared else []),
-            *([skew_schedule(lakehouse, served)] if served else []),
-        ],
-        sensors=[*sensors, automation],
-        resources={"delta_io_manager": DeltaIOManager(lakehouse)},
-        executor=dg.in_process_executor,
+    return dg.Definitions.merge(
+        tables_defs(lakehouse),
+        capture_defs(lakehouse),
+        dg.Definitions(
+            assets=[*silver, *touched_specs(lakehouse, consumers), *daily, *models],
+            asset_checks=served,
+            schedules=[skew_schedule(lakehouse, served)] if served else [],
+            sensors=[
+                *([new_day_sensor(lakehouse)] if daily else []),
+                automation_sensor(lakehouse, dg.AssetSelection.all()),
+            ],
+            resources={IO_MANAGER: DeltaIOManager(lakehouse)},
+            executor=dg.in_process_executor,
+        ),
     )
 
 

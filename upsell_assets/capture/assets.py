@@ -45,7 +45,11 @@ def open_capture(lakehouse: Lakehouse) -> Capture | None:
 def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
     """Full loads that are due, then everything committed by now, into raw."""
 
-    @dg.op(pool=JOB, description="Drain the replication slot into raw files.")
+    @dg.op(
+        name=lakehouse.named("drain"),
+        pool=lakehouse.named(JOB),
+        description="Drain the replication slot into raw files.",
+    )
     def drain(context: dg.OpExecutionContext) -> None:
         capture = open_capture(lakehouse)
         if capture is None:
@@ -59,7 +63,7 @@ def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
             {"changes": drained.changes, "files": len(drained.files), "position": drained.position}
         )
 
-    @dg.job(name=JOB, description="Database to raw: drains the replication slot, then stops.")
+    @dg.job(name=lakehouse.named(JOB), description="Database to raw: drains the replication slot, then stops.")
     def capture() -> None:
         drain()
 
@@ -68,10 +72,11 @@ def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
 
 def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:
     """Starts the capture job when the slot lags and none runs; says how far it lags."""
+    job = lakehouse.named(JOB)
 
     @dg.sensor(
-        name="capture_sensor",
-        job_name=JOB,
+        name=lakehouse.named("capture_sensor"),
+        job_name=job,
         description="Starts a capture when the database has committed what the lake has not seen.",
         minimum_interval_seconds=lakehouse.settings.capture_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -80,7 +85,7 @@ def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
         capture = open_capture(lakehouse)
         if capture is None:
             return dg.SkipReason("no source database: UPSELL_SOURCE_DSN is not set")
-        busy = _busy(context)
+        busy = _busy(context, job)
         seen = _look(capture, drained=busy is not None)
         if isinstance(seen, PermanentError):
             context.log.warning(str(seen))
@@ -119,8 +124,8 @@ def _look(capture: Capture, *, drained: bool) -> _Seen:
         return error
 
 
-def _busy(context: dg.SensorEvaluationContext) -> dg.SkipReason | None:
-    if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
+def _busy(context: dg.SensorEvaluationContext, job: str) -> dg.SkipReason | None:
+    if context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=_UNDER_WAY), limit=1):
         return dg.SkipReason("a capture is under way")
     if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
         # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
@@ -145,7 +150,7 @@ def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
         return []
 
     @dg.multi_asset_check(
-        name=CHECK,
+        name=lakehouse.named(CHECK),
         specs=[_spec(contract) for contract in lakehouse.captured.values()],
         description="Whether capture keeps up with the database.",
     )

@@ -20,6 +20,9 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import table_metadata
 from upsell_assets.lake.portions import run_by_portions
 
+IO_MANAGER = "delta_io_manager"
+"""The resource key under which the code location has it."""
+
 PARTITION_COLUMN = "partition_expr"
 """Metadata key under which an asset names the column that its partitions are (Dagster's own convention)."""
 

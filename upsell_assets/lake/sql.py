@@ -94,8 +94,8 @@ class SqlFile:
     code_version: str
 
 
-def load_sql(path: Path, *, tables: Collection[str] = ()) -> SqlFile:
-    """Reads `<layer>/<table>.sql`.
+def load_sql(path: Path, *, tables: Collection[str] = (), schema: str = SCHEMA) -> SqlFile:
+    """Reads `<layer>/<table>.sql`; the table is of this schema.
 
     A table whose name starts with `_` and has a file beside the layers, such as `feature_store.upsell._cliente_dia`
     in `feature_store/_cliente_dia.sql`, is an internal view and is inlined as a CTE, unless it is one of `tables`: those
@@ -109,7 +109,7 @@ def load_sql(path: Path, *, tables: Collection[str] = ()) -> SqlFile:
     tree = _inline_views(_parse(path), path.parent.parent, tables)
     return SqlFile(
         path=path,
-        name=f"{path.parent.name}.{SCHEMA}.{path.stem}",
+        name=f"{path.parent.name}.{schema}.{path.stem}",
         text=text,
         tree=tree,
         description=_leading_comment(text),

@@ -53,7 +53,7 @@ def landing_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
     settings = lakehouse.settings
 
     @dg.sensor(
-        name="landing_sensor",
+        name=lakehouse.named("landing_sensor"),
         description="Lists what landed in raw and reports the landing days whose files changed.",
         minimum_interval_seconds=settings.sensor_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
