@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from upsell_assets.assembly import automation_sensor, capture_defs, tables_defs
+from upsell_assets.assembly import automation_sensor, tables_defs
 from upsell_assets.checks import served_checks, skew_schedule
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES
@@ -37,8 +37,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     consumers = [*names, SCORES] if models else names
     served = served_checks(lakehouse) if models else []
     return dg.Definitions.merge(
-        tables_defs(lakehouse),
-        capture_defs(lakehouse),
+        tables_defs(lakehouse, silver),
         dg.Definitions(
             assets=[*silver, *touched_specs(lakehouse, consumers), *daily, *models],
             asset_checks=served,

@@ -8,7 +8,7 @@ from typing import Annotated
 import dagster as dg
 from pydantic import AfterValidator, Field, model_validator
 
-from upsell_assets.assembly import automation_sensor, capture_defs, tables_defs
+from upsell_assets.assembly import automation_sensor, tables_defs
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.components.lake import DAY, VARIABLE, LakeModel, existing_day, name_of, secret
 from upsell_assets.components.scaffold import LakeTablesScaffolder
@@ -75,7 +75,6 @@ class LakeTables(LakeModel, dg.Component):
         bronze = [table_name(contract).split(".") for contract in lakehouse.contracts.values()]
         return dg.Definitions.merge(
             tables_defs(lakehouse),
-            *([capture_defs(lakehouse)] if lakehouse.settings.source_dsn else []),
             dg.Definitions(sensors=[automation_sensor(lakehouse, dg.AssetSelection.assets(*bronze))]),
         )
 
