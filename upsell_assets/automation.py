@@ -7,6 +7,8 @@ Here: conditions. Not here: who reports what landed or what was touched (`sensor
   dependency was updated between its tick and the next: the run that was asked for may have looked before.
 - `ready`: every dependency has something. Who comes first at a cold start would otherwise run twice.
 - `cold`: we were never made, and are ready. `news` says nothing at the first evaluation.
+- `code`: our code is another one than when we were last looked at, and we were made by the old one. A partition that
+  was never made is made by the new code anyway, once somebody asks for it.
 - a failed partition is not asked for again at once, but by the clock, or by news.
 - `free`: neither we nor a dependency is being made now. Silver tells what it touches before it commits; who runs
   in between would read the old rows and believe them new.
@@ -33,7 +35,7 @@ def on_change(of: dg.AssetKey | None = None) -> Condition:
         updated = updated.allow(dg.AssetSelection.assets(of))
     answered = dg.AutomationCondition.newly_requested() & ~updated
     news = updated.since(answered).with_label("news")
-    return ((news & ready) | _cold() | _again()) & _free()
+    return ((news & ready) | (_code() & ready) | _cold() | _again()) & _free()
 
 
 def once_ready() -> Condition:
@@ -51,6 +53,11 @@ def _cold() -> AnyCondition:
     ready = dg.AutomationCondition.all_deps_match(~dg.AutomationCondition.missing())
     condition = dg.AutomationCondition.missing() & ready & ~dg.AutomationCondition.execution_failed()
     return condition.with_label("cold")
+
+
+def _code() -> AnyCondition:
+    changed = dg.AutomationCondition.code_version_changed().since(dg.AutomationCondition.newly_requested())
+    return (changed & ~dg.AutomationCondition.missing()).with_label("code")
 
 
 def _again() -> Condition:

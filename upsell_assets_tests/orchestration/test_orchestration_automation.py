@@ -249,16 +249,22 @@ class StandIns:
         self.instance = instance
         self.cursor: Any = None
         self.body: Callable[[], None] = lambda: None
+        self.write(code="1")
 
-        @dg.asset(deps=["source"], automation_condition=on_change())
+    def change_code(self) -> None:
+        """Load the code location with another code of the assets that run by changes."""
+        self.write(code="2")
+
+    def write(self, code: str) -> None:
+        @dg.asset(deps=["source"], automation_condition=on_change(), code_version=code)
         def whole() -> None:
             self.body()
 
-        @dg.asset(deps=["source"], partitions_def=DAYS, automation_condition=on_change())
+        @dg.asset(deps=["source"], partitions_def=DAYS, automation_condition=on_change(), code_version=code)
         def daily() -> None:
             self.body()
 
-        @dg.asset(deps=["source", daily], partitions_def=DAYS, automation_condition=on_change())
+        @dg.asset(deps=["source", daily], partitions_def=DAYS, automation_condition=on_change(), code_version=code)
         def after() -> None:
             """Runs when nothing it depends on is being made."""
 
@@ -270,10 +276,17 @@ class StandIns:
 
     def tick(self) -> set[str]:
         """Which assets are asked for."""
+        return {name for name, partitions in self.evaluate().items() if partitions}
+
+    def requested(self, name: str) -> set[str | None]:
+        """Which partitions of an asset are asked for."""
+        return self.evaluate()[name]
+
+    def evaluate(self) -> dict[str, set[str | None]]:
         result = dg.evaluate_automation_conditions(self.assets, self.instance, cursor=self.cursor)
         self.cursor = result.cursor
         names = ("whole", "daily", "after", "once")
-        return {name for name in names if result.get_requested_partitions(AssetKey(name))}
+        return {name: set(result.get_requested_partitions(AssetKey(name))) for name in names}
 
     def source_changes(self) -> None:
         self.instance.report_runless_asset_event(dg.AssetMaterialization("source", partition="2024-02-03"))
@@ -328,6 +341,35 @@ def test_an_asset_with_news_waits_while_a_dependency_is_being_made(stand_ins: St
     assert stand_ins.run("daily")
 
     assert during == [set()]
+    assert "after" in stand_ins.tick()
+
+
+@pytest.mark.parametrize("name", ["whole", "daily"])
+def test_another_code_asks_for_what_was_made_by_the_old_one_and_once(stand_ins: StandIns, name: str) -> None:
+    assert stand_ins.run(name)
+    assert name not in stand_ins.tick()
+
+    stand_ins.change_code()
+
+    assert stand_ins.requested(name) == ({None} if name == "whole" else {"2024-02-03"})
+    assert stand_ins.run(name)
+    assert name not in stand_ins.tick()
+
+
+def test_another_code_is_not_forgotten_while_the_asset_waits(stand_ins: StandIns) -> None:
+    during: list[set[str]] = []
+    assert stand_ins.run("daily")
+    assert "after" in stand_ins.tick()
+    assert stand_ins.run("after")
+
+    def body() -> None:
+        stand_ins.change_code()
+        during.append(stand_ins.tick() & {"after"})
+
+    stand_ins.body = body
+    assert stand_ins.run("daily")
+
+    assert during == [set()], "what it depends on is being made"
     assert "after" in stand_ins.tick()
 
 
