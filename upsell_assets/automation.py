@@ -55,7 +55,7 @@ def _cold() -> AnyCondition:
     return condition.with_label("cold")
 
 
-def _code() -> AnyCondition:
+def _code() -> Condition:
     changed = dg.AutomationCondition.code_version_changed().since(dg.AutomationCondition.newly_requested())
     return (changed & ~dg.AutomationCondition.missing()).with_label("code")
 

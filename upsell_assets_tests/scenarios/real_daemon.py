@@ -1,0 +1,172 @@
+"""Dagster's own processes over a lake of raw files: a code server and a daemon, as `upsell up` starts them.
+
+Here: starting, killing and asking them, and what they have run. Not here: what must have run (the scenarios).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster import DagsterRun, DagsterRunStatus, RunsFilter
+
+import upsell_assets
+from upsell_assets.definitions import build_defs
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.outlook import look
+from upsell_assets.runs import UNDER_WAY
+from upsell_assets.services.embedded import Running
+from upsell_assets.services.process import Process, free_ports, launch, wait_until
+
+BIN = Path(sys.executable).parent
+PACKAGE = Path(upsell_assets.__file__).parent
+RANGE = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+MARK = "UPSELL_SCENARIO"
+
+Made = tuple[str, str | None]
+"""A table and a partition of it (None: it has none)."""
+
+
+@dataclass
+class RealDaemon:
+    """The processes, over a copy of the package that a scenario may change."""
+
+    lakehouse: Lakehouse
+    folder: Path
+    patience: float = 400
+    began: float = field(default_factory=time.time)
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home = self.folder / "dagster"
+        self.home.mkdir()
+        shutil.copyfile(PACKAGE / "dagster.yaml", self.home / "dagster.yaml")
+        self.package = self.folder / "code" / "upsell_assets"
+        shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        [port] = free_ports(1)
+        self._port = port
+        server = {"host": "127.0.0.1", "port": port, "location_name": "upsell"}
+        (self.home / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
+        self.instance = dg.DagsterInstance.from_config(str(self.home))
+        defs = build_defs(self.lakehouse.settings)
+        self.assets = sorted(defs.resolve_asset_graph().executable_asset_keys)
+
+    def start(self) -> None:
+        """Start what does not run."""
+        environment = {
+            **os.environ,
+            **Running(self.lakehouse.settings).environment(),
+            "DAGSTER_HOME": str(self.home),
+            "PYTHONPATH": str(self.package.parent),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            MARK: str(self.home),
+        }
+        programs = {
+            "code": [
+                "dagster", "code-server", "start", "-m", "upsell_assets.definitions", "--host", "127.0.0.1",
+                "--port", str(self._port), "--location-name", "upsell", "--inject-env-vars-from-instance",
+            ],
+            "daemon": ["dagster-daemon", "run", "-w", str(self.home / "workspace.yaml")],
+        }  # fmt: skip
+        for name, (program, *arguments) in programs.items():
+            if not (name in self.processes and self.processes[name].alive):
+                log = self.folder / f"{name}.log"
+                self.processes[name] = launch([BIN / program, *arguments], log=log, env=environment)
+
+    def kill(self, *names: str) -> None:
+        """Kill -9 these processes with all that they have started; "code" has started the runs."""
+        for name in names:
+            os.killpg(self.processes[name].pid, signal.SIGKILL)
+            assert self.processes[name].wait(30)
+
+    def stop(self) -> None:
+        """End all of them."""
+        for process in self.processes.values():
+            process.signal(signal.SIGTERM, group=True)
+        for process in self.processes.values():
+            if not process.wait(30):
+                os.killpg(process.pid, signal.SIGKILL)
+        self.instance.dispose()
+
+    def settle(self) -> None:
+        """Wait until all that landed has flowed through and nothing runs; then a few looks of the sensors longer.
+
+        What is asked for once more than needed is asked for by then.
+        """
+        self.until(self.settled, "everything to flow through")
+        ticks = time.time() + 3 * self.lakehouse.settings.sensor_seconds
+        self.until(lambda: time.time() > ticks, "the sensors to look")
+        self.until(self.settled, "nothing more to run")
+
+    def settled(self) -> bool:
+        """Whether everything that landed has flowed through, and nothing runs."""
+        view = look(self.instance, self.lakehouse, self.assets, self.began, closely=True)
+        return view.settled or (not view.runs and not view.waiting and view.complete)
+
+    def until(self, condition: Any, what: str) -> None:
+        """Wait for a condition.
+
+        Raises:
+            AssertionError: it did not come true in time; says what was seen.
+        """
+        if not wait_until(condition, self.patience):
+            view = look(self.instance, self.lakehouse, self.assets, self.began, closely=True)
+            log = (self.folder / "daemon.log").read_text()[-3000:]
+            raise AssertionError(f"waited {self.patience} s for {what}; {view}; {self.runs(0)}\n{log}")
+
+    def now(self) -> int:
+        """A mark, from which runs are counted: how many there were."""
+        return self.instance.get_runs_count()
+
+    def records(self, since: int) -> list[DagsterRun]:
+        """The runs since a mark, in the order in which they were asked for."""
+        found = self.instance.get_run_records(limit=self.now() - since, ascending=False)
+        return [record.dagster_run for record in reversed(found)]
+
+    def under_way(self) -> list[DagsterRun]:
+        """Runs that are queued or run."""
+        return list(self.instance.get_runs(RunsFilter(statuses=UNDER_WAY)))
+
+    def runs(self, since: int) -> list[tuple[frozenset[str], str]]:
+        """The tables of each run since a mark, and the partitions that it was asked for."""
+        return [(frozenset(_tables(run)), _days_of(run)) for run in self.records(since)]
+
+    def made(self, since: int) -> Counter[Made]:
+        """How often each partition of each table was asked for by runs that succeeded."""
+        found: Counter[Made] = Counter()
+        graph = build_defs(self.lakehouse.settings).resolve_asset_graph()
+        for run in self.records(since):
+            if run.status == DagsterRunStatus.SUCCESS:
+                for key in run.asset_selection or ():
+                    calendar = graph.get(key).partitions_def
+                    days = _span(run) if calendar else [None]
+                    found.update((".".join(key.path), day) for day in days)
+        return found
+
+
+def _tables(run: DagsterRun) -> Iterable[str]:
+    return (".".join(key.path) for key in run.asset_selection or ())
+
+
+def _days_of(run: DagsterRun) -> str:
+    span = _span(run)
+    return f"{span[0]}..{span[-1]}" if span else ""
+
+
+def _span(run: DagsterRun) -> list[str]:
+    first, last = (run.tags.get(tag, run.tags.get("dagster/partition")) for tag in RANGE)
+    if first is None or last is None:
+        return []
+    start, end = date.fromisoformat(first), date.fromisoformat(last)
+    return [(start + timedelta(number)).isoformat() for number in range((end - start).days + 1)]
