@@ -6,10 +6,11 @@ Here: conditions. Not here: who reports what landed or what was touched (`sensor
   materialization: what arrives while we run would be forgotten otherwise. And not even by the request where a
   dependency was updated between its tick and the next: the run that was asked for may have looked before.
 - `ready`: every dependency has something. Who comes first at a cold start would otherwise run twice.
-- `cold`: we were never made, and are ready. `news` says nothing at the first evaluation.
+- `cold`: we were never made, and are ready. `news` says nothing at the first evaluation. Asked for once: a run may end
+  between the moments at which one evaluation looks whether we are missing and whether we are being made.
 - `code`: our code is another one than when we were last looked at, and we were made by the old one. A partition that
   was never made is made by the new code anyway, once somebody asks for it.
-- a failed partition is not asked for again at once, but by the clock, or by news.
+- `again`: what failed, or was asked for and never came, is not asked for again at once, but by the clock, or by news.
 - `free`: neither we nor a dependency is being made now. Silver tells what it touches before it commits; who runs
   in between would read the old rows and believe them new.
 """
@@ -49,10 +50,14 @@ def weekly(cron: str, zone: str) -> Condition:
     return (tick.with_label("tick") | _cold() | _again()) & _free()
 
 
-def _cold() -> AnyCondition:
+def _wanted() -> AnyCondition:
     ready = dg.AutomationCondition.all_deps_match(~dg.AutomationCondition.missing())
-    condition = dg.AutomationCondition.missing() & ready & ~dg.AutomationCondition.execution_failed()
-    return condition.with_label("cold")
+    return dg.AutomationCondition.missing() & ready
+
+
+def _cold() -> AnyCondition:
+    begins = (_wanted() & ~dg.AutomationCondition.execution_failed()).newly_true()
+    return begins.since(dg.AutomationCondition.newly_requested()).with_label("cold")
 
 
 def _code() -> Condition:
@@ -60,9 +65,9 @@ def _code() -> Condition:
     return (changed & ~dg.AutomationCondition.missing()).with_label("code")
 
 
-def _again() -> Condition:
+def _again() -> AnyCondition:
     tick = dg.AutomationCondition.cron_tick_passed(RETRY_CRON).since(dg.AutomationCondition.newly_requested())
-    return (dg.AutomationCondition.execution_failed() & tick).with_label("again")
+    return ((dg.AutomationCondition.execution_failed() | _wanted()) & tick).with_label("again")
 
 
 def _free() -> AnyCondition:

@@ -274,16 +274,16 @@ class StandIns:
 
         self.assets = [dg.AssetSpec("source", partitions_def=DAYS), whole, daily, after, once]
 
-    def tick(self) -> set[str]:
+    def tick(self, at: datetime | None = None) -> set[str]:
         """Which assets are asked for."""
-        return {name for name, partitions in self.evaluate().items() if partitions}
+        return {name for name, partitions in self.evaluate(at).items() if partitions}
 
     def requested(self, name: str) -> set[str | None]:
         """Which partitions of an asset are asked for."""
         return self.evaluate()[name]
 
-    def evaluate(self) -> dict[str, set[str | None]]:
-        result = dg.evaluate_automation_conditions(self.assets, self.instance, cursor=self.cursor)
+    def evaluate(self, at: datetime | None = None) -> dict[str, set[str | None]]:
+        result = dg.evaluate_automation_conditions(self.assets, self.instance, evaluation_time=at, cursor=self.cursor)
         self.cursor = result.cursor
         names = ("whole", "daily", "after", "once")
         return {name: set(result.get_requested_partitions(AssetKey(name))) for name in names}
@@ -381,6 +381,26 @@ def test_once_is_once(stand_ins: StandIns) -> None:
     assert stand_ins.run("daily")
 
     assert "once" not in stand_ins.tick()
+
+
+def test_what_never_came_is_asked_for_again_by_the_clock_alone(settled_start: datetime) -> None:
+    start = settled_start
+    with dg.DagsterInstance.ephemeral() as instance:
+        stand_ins = StandIns(instance)
+        stand_ins.source_changes()
+        assert stand_ins.tick(start) == {"whole", "daily"}
+
+        # As seen by an evaluation in whose middle the run ends, or after a run that somebody cancelled.
+        assert stand_ins.tick(start + timedelta(minutes=1)) == set()
+        assert stand_ins.tick(start + timedelta(minutes=8)) == set()
+        assert stand_ins.tick(start + timedelta(minutes=9, seconds=1)) == {"whole", "daily"}
+        assert stand_ins.tick(start + timedelta(minutes=10)) == set()
+
+
+@pytest.fixture
+def settled_start() -> datetime:
+    """A minute after the clock of what failed has ticked."""
+    return datetime.now(UTC).replace(minute=1, second=0, microsecond=0)
 
 
 def test_a_failure_is_not_repeated_at_once(stand_ins: StandIns) -> None:
