@@ -41,7 +41,8 @@ def attribute(description: str, pattern: str | None = None) -> dg.Resolver:
     With a pattern, `dg check yaml` finds values that it does not fit; a template (`{{ env.NAME }}`) is left alone.
     """
     extra = {"pattern": rf"\{{\{{.*\}}\}}|{pattern}"} if pattern else None
-    return dg.Resolver.default(description=description, json_schema_extra=extra)
+    resolver: dg.Resolver = dg.Resolver.default(description=description, json_schema_extra=extra)
+    return resolver
 
 
 class LakeModel(dg.Model, dg.Resolvable):

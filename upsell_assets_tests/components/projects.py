@@ -42,8 +42,12 @@ def write_project(root: Path, files: Mapping[str, str]) -> Path:
 
 
 def load_project(root: Path, files: Mapping[str, str]) -> dg.Definitions:
-    """Its definitions."""
-    package = write_project(root, files)
+    """The definitions of such a project."""
+    return load(write_project(root, files))
+
+
+def load(package: Path) -> dg.Definitions:
+    """The definitions of a project that is there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(root), *sys.path])
+        patch.setattr(sys, "path", [str(package.parent), *sys.path])
         return dg.load_from_defs_folder(path_within_project=package)
