@@ -10,10 +10,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from upsell_assets.assembly import automation_sensor, tables_defs
 from upsell_assets.bronze.tables import table_name
-from upsell_assets.components.lake import DAY, VARIABLE, LakeModel, existing_day, name_of, secret
+from upsell_assets.components.lake import DAY, VARIABLE, LakeModel, attribute, existing_day, name_of, secret
 from upsell_assets.components.scaffold import LakeTablesScaffolder
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.lakehouse import Lakehouse
+
+SLOT = r"^[a-z_][a-z0-9_]{0,62}$"
+"""Names that PostgreSQL gives replication slots."""
 
 
 @dg.scaffold_with(LakeTablesScaffolder)
@@ -25,30 +28,36 @@ class LakeTables(LakeModel, dg.Component):
     the job that captures it.
     """
 
-    contracts: str = Field(
-        "contracts",
-        description="Folder of contracts, one YAML file a table, beside defs.yaml. `upsell contract init` writes them.",
-        min_length=1,
-    )
-    tables: list[str] | None = Field(None, description="The tables that count; left out: all that have a contract.")
-    source_dsn_env: str | None = Field(
-        None,
-        description="Environment variable that holds the DSN of a PostgreSQL to capture; left out: others write raw.",
-        pattern=VARIABLE,
-    )
-    source_schema: str | None = Field(None, description="Database schema of the source tables; left out: public.")
-    capture_name: str | None = Field(
-        None,
-        description="Name of the publication and of the replication slot, needed with source_dsn_env; no other capture "
-        "of the same database server may have it.",
-        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
-    )
-    first_landing_day: Annotated[str | None, AfterValidator(existing_day)] = Field(
-        None,
-        description="First landing day (UTC) with a partition, yyyy-mm-dd; earlier files count to it. Left out: as "
-        "first_day.",
-        pattern=DAY,
-    )
+    contracts: Annotated[
+        str,
+        attribute("Folder of contracts, one YAML file a table, beside defs.yaml. `upsell contract init` writes them."),
+    ] = "contracts"
+    tables: Annotated[list[str] | None, attribute("The tables that count; left out: all that have a contract.")] = None
+    source_dsn_env: Annotated[
+        str | None,
+        attribute(
+            "Environment variable that holds the DSN of a PostgreSQL to capture; left out: others write raw.", VARIABLE
+        ),
+    ] = Field(None, pattern=VARIABLE)
+    source_schema: Annotated[
+        str | None, attribute("Database schema of the source tables; left out: UPSELL_SOURCE_SCHEMA, else public.")
+    ] = None
+    capture_name: Annotated[
+        str | None,
+        attribute(
+            "Name of the publication and of the replication slot, needed with source_dsn_env; no other capture of the "
+            "same database server may have it.",
+            SLOT,
+        ),
+    ] = Field(None, pattern=SLOT)
+    first_landing_day: Annotated[
+        str | None,
+        AfterValidator(existing_day),
+        attribute(
+            "First landing day (UTC) with a partition, yyyy-mm-dd; earlier files count to it. Left out: as first_day.",
+            DAY,
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _capture_is_named(self) -> LakeTables:

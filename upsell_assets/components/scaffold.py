@@ -83,9 +83,9 @@ class LakeTablesScaffolder(_SchemaScaffolder):
             request,
             TABLES.format(type=request.type_name, schema=schema, variable=schema.upper(), capture=schema.lower()),
         )
-        folder = _beside(request) / "contracts"
+        folder = request.target_path / "contracts"
         shown = folder.relative_to(request.project_root) if request.project_root else folder
-        _write_new(folder / "orders.yaml", CONTRACT.format(schema=schema, folder=shown))
+        _write_example(folder / "orders.yaml", CONTRACT.format(schema=schema, folder=shown))
 
 
 class SqlTablesScaffolder(_SchemaScaffolder):
@@ -95,25 +95,15 @@ class SqlTablesScaffolder(_SchemaScaffolder):
         """Write both."""
         schema = request.params.lake_schema
         _write_defs(request, QUERIES.format(type=request.type_name, schema=schema))
-        _write_new(_beside(request) / "gold" / "daily_orders.sql", QUERY.format(schema=schema))
+        _write_example(request.target_path / "gold" / "daily_orders.sql", QUERY.format(schema=schema))
 
 
 def _write_defs(request: ScaffoldRequest[SchemaParams], text: str) -> None:
     if request.scaffold_format != "yaml":
         raise PermanentError(f"{request.type_name} is declared in YAML. Leave out --format {request.scaffold_format}.")
-    if request.append:
-        with request.target_path.open("a", encoding="utf-8") as file:
-            file.write(f"---\n{text}")
-    else:
-        (request.target_path / "defs.yaml").write_text(text, encoding="utf-8")
+    (request.target_path / "defs.yaml").write_text(text, encoding="utf-8")
 
 
-def _beside(request: ScaffoldRequest[SchemaParams]) -> Path:
-    return request.target_path.parent if request.append else request.target_path
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write an example, unless there is something already."""
-    path.parent.mkdir(exist_ok=True)
-    if not any(path.parent.iterdir()):
-        path.write_text(text, encoding="utf-8")
+def _write_example(path: Path, text: str) -> None:
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")

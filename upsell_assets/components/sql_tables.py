@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
@@ -12,7 +13,7 @@ from sqlglot import exp
 
 from upsell_assets.assembly import automation_sensor
 from upsell_assets.automation import Condition, on_change
-from upsell_assets.components.lake import LakeModel, name_of
+from upsell_assets.components.lake import LakeModel, attribute, name_of
 from upsell_assets.components.scaffold import SqlTablesScaffolder
 from upsell_assets.dtref_assets import sql_asset
 from upsell_assets.errors import PermanentError
@@ -23,6 +24,8 @@ from upsell_assets.partitions import dtrefs
 from upsell_assets.settings import LOCAL_ZONE
 
 DAY = "dtRef"
+SCHEMA = r"^[A-Za-z][A-Za-z0-9_]*$"
+FOLDER = r"(^|/)(silver|feature_store|gold)$"
 
 
 @dg.scaffold_with(SqlTablesScaffolder)
@@ -33,24 +36,25 @@ class SqlTables(LakeModel, dg.Component):
     query. Any other table is replaced whole. Tables run by themselves when one that they read has changed.
     """
 
-    folder: str = Field(
-        "gold",
-        description="Folder of .sql files beside defs.yaml; its name is the layer. A file that begins with _ is a view.",
-        pattern=r"(^|/)(silver|feature_store|gold)$",
-    )
-    lake_schema: str = Field(
-        description="Schema of the tables in the lake: gold/sales.sql becomes gold.<lake_schema>.sales.",
-        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
-    )
-    recent_days: int | None = Field(
-        None,
-        ge=1,
-        description="When something changed, only so many of the newest dtRefs are computed again; left out: all of "
-        "them. Those that were never computed always are.",
-    )
-    time_zone: str = Field(
-        LOCAL_ZONE.key, description="Zone in which a new dtRef begins; which day a row counts to is said by the query."
-    )
+    lake_schema: Annotated[
+        str, attribute("Schema of the tables: gold/sales.sql becomes gold.<lake_schema>.sales.", SCHEMA)
+    ] = Field(pattern=SCHEMA)
+    folder: Annotated[
+        str,
+        attribute(
+            "Folder of .sql files beside defs.yaml; its name is the layer. A file that begins with _ is a view.", FOLDER
+        ),
+    ] = Field("gold", pattern=FOLDER)
+    recent_days: Annotated[
+        int | None,
+        attribute(
+            "When something changed, only so many of the newest dtRefs are computed again; left out: all of them. "
+            "Those that were never computed always are."
+        ),
+    ] = Field(None, ge=1)
+    time_zone: Annotated[
+        str, attribute("Zone in which a new dtRef begins; which day a row counts to is said by the query.")
+    ] = LOCAL_ZONE.key
 
     @field_validator("time_zone")
     @classmethod
