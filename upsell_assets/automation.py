@@ -65,7 +65,7 @@ def _code() -> Condition:
     return (changed & ~dg.AutomationCondition.missing()).with_label("code")
 
 
-def _again() -> AnyCondition:
+def _again() -> Condition:
     tick = dg.AutomationCondition.cron_tick_passed(RETRY_CRON).since(dg.AutomationCondition.newly_requested())
     return ((dg.AutomationCondition.execution_failed() | _wanted()) & tick).with_label("again")
 

@@ -28,6 +28,8 @@ SILVER = [
 FEATURES = [f"feature_store/upsell/{table}" for table in ("fs_dia_horario", "fs_geral", "fs_pontos", "fs_transacoes")]
 SCORES, CHURN = "feature_store/upsell/models", "model/upsell/churn"
 DTREF = (today() - timedelta(1)).isoformat()
+STARTED = datetime.now(UTC)
+"""When ticks happen that do not say when: what is asked for by the clock is not asked for by chance."""
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +61,12 @@ def made(daemon: Daemon, *assets: str, day: str | date | None = None) -> None:
 
 
 def asked(daemon: Daemon) -> dict[str, set[str | None]]:
-    return {key.to_user_string(): days for key, days in daemon.evaluate().items()}
+    return {key.to_user_string(): days for key, days in daemon.evaluate(STARTED).items()}
 
 
 def bronze_is_made(daemon: Daemon) -> None:
     made(daemon, *(table.replace("bronze", "raw") for table in BRONZE), day=LANDED)
-    daemon.evaluate()
+    daemon.evaluate(STARTED)
     made(daemon, *BRONZE, day=LANDED)
 
 
@@ -75,7 +77,7 @@ def everything_is_made(daemon: Daemon) -> None:
         made(daemon, *silver)
     made(daemon, *(f"silver/upsell/_touched/{table.rpartition('/')[2]}" for table in FEATURES), day=DTREF)
     made(daemon, "silver/upsell/_touched/models", day=DTREF)
-    daemon.evaluate()
+    daemon.evaluate(STARTED)
     made(daemon, *FEATURES, day=DTREF)
     assert asked(daemon) == {CHURN: {None}}
     made(daemon, CHURN)
@@ -110,7 +112,7 @@ def test_nothing_landed_asks_for_nothing(daemon: Daemon) -> None:
 @pytest.mark.parametrize("first_tick_before_landing", [True, False])
 def test_what_landed_asks_bronze_for_its_landing_day_only(daemon: Daemon, first_tick_before_landing: bool) -> None:
     if first_tick_before_landing:
-        daemon.evaluate()
+        daemon.evaluate(STARTED)
 
     made(daemon, "raw/upsell/customers", day=LANDED - timedelta(2))
 
@@ -283,7 +285,7 @@ class StandIns:
         return self.evaluate()[name]
 
     def evaluate(self, at: datetime | None = None) -> dict[str, set[str | None]]:
-        result = dg.evaluate_automation_conditions(self.assets, self.instance, evaluation_time=at, cursor=self.cursor)
+        result = dg.evaluate_automation_conditions(self.assets, self.instance, evaluation_time=at or STARTED, cursor=self.cursor)
         self.cursor = result.cursor
         names = ("whole", "daily", "after", "once")
         return {name: set(result.get_requested_partitions(AssetKey(name))) for name in names}
