@@ -33,15 +33,28 @@ def tables_defs(lakehouse: Lakehouse, following: Sequence[dg.AssetsDefinition] =
         ContractError: a contract is not valid.
     """
     bronze, captured, compared = bronze_assets(lakehouse), capture_assets(lakehouse), source_checks(lakehouse)
+    taken_in = _made_of({key for asset in captured for key in asset.keys}, [*bronze, *following])
     written = {key for asset in captured for key in asset.keys}
     landing = [contract for contract in lakehouse.contracts.values() if raw_key(contract) not in written]
     return dg.Definitions(
         assets=[*raw_specs(lakehouse, landing), *captured, *bronze],
         asset_checks=[*lag_checks(lakehouse), *compared],
-        jobs=[capture_job(lakehouse, [*bronze, *following])] if captured else [],
+        jobs=[capture_job(lakehouse, taken_in)] if captured else [],
         schedules=[verify_schedule(lakehouse, compared)] if compared else [],
-        sensors=[landing_sensor(lakehouse), *([capture_sensor(lakehouse)] if captured else [])],
+        sensors=[landing_sensor(lakehouse), *([capture_sensor(lakehouse, taken_in)] if captured else [])],
     )
+
+
+def _made_of(keys: set[dg.AssetKey], assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """Those of the assets that are made of these, and of each other, alone."""
+    found: list[dg.AssetsDefinition] = []
+    while more := [
+        asset
+        for asset in assets
+        if asset not in found and {*asset.dependency_keys} <= keys.union(*(one.keys for one in found))
+    ]:
+        found += more
+    return found
 
 
 def automation_sensor(lakehouse: Lakehouse, target: dg.AssetSelection) -> dg.AutomationConditionSensorDefinition:

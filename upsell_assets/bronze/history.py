@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import duckdb
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from upsell_assets.bronze.floors import RECORDED, floors_name, open_floors
 from upsell_assets.bronze.law import newer, order_terms, place_terms, same_key
@@ -67,7 +68,7 @@ def remember(
     """
 
     def once() -> None:
-        table = lake.open_or_create(changes_name(contract), changes_schema(contract))
+        table = open_changes(lake, contract)
         now, tokens = clock(), {}
         kept = changes.append_column(INGESTED, _arrivals(changes, now, arrived))
         if table.transaction_version(ARRIVALS_SINCE) is None:
@@ -78,6 +79,11 @@ def remember(
         compact(lake, table)
 
     retry_conflicts(changes_name(contract), once)
+
+
+def open_changes(lake: Lake, contract: Contract) -> DeltaTable:
+    """The changes that are kept; none yet, where nothing came but an empty load."""
+    return lake.open_or_create(changes_name(contract), changes_schema(contract))
 
 
 def _arrivals(changes: pa.Table, now: datetime, arrived: Mapping[str, datetime] | None) -> pa.Array:

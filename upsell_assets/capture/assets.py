@@ -6,7 +6,7 @@ it wrote need not be looked for. Files that came otherwise are found by the land
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -79,21 +79,30 @@ def capture_assets(lakehouse: Lakehouse) -> list[dg.AssetsDefinition]:
     return [drain]
 
 
-def capture_job(lakehouse: Lakehouse, following: Iterable[dg.AssetsDefinition] = ()) -> UnresolvedAssetJobDefinition:
+def capture_job(lakehouse: Lakehouse, following: Collection[dg.AssetsDefinition] = ()) -> UnresolvedAssetJobDefinition:
     """What the sensor starts: a drain, and what follows from it in the same run."""
-    assets = list(following)
-    keys = [*map(raw_key, lakehouse.captured.values()), *(key for asset in assets for key in asset.keys)]
     # Checks of their own, such as the comparison with the database, cost more than what came.
-    own_checks = dg.AssetSelection.checks(*(key for asset in assets for key in asset.check_keys))
+    own_checks = dg.AssetSelection.checks(*(key for asset in following for key in asset.check_keys))
     return dg.define_asset_job(
         lakehouse.named(CAPTURE),
-        dg.AssetSelection.assets(*keys).without_checks() | own_checks,
+        dg.AssetSelection.assets(*_keys(lakehouse, following)).without_checks() | own_checks,
         description="Database to raw, and on: drains the replication slot, takes in what came, then stops.",
     )
 
 
-def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:
+def _keys(lakehouse: Lakehouse, following: Collection[dg.AssetsDefinition]) -> list[dg.AssetKey]:
+    return [*map(raw_key, lakehouse.captured.values()), *(key for asset in following for key in asset.keys)]
+
+
+def capture_sensor(
+    lakehouse: Lakehouse, following: Collection[dg.AssetsDefinition] = (), clock: Clock = utc_now
+) -> dg.SensorDefinition:
     """Starts the capture job when the slot lags and none runs; says how far it lags."""
+    request = dg.RunRequest(
+        # Said though it is all of the job: conditions ask of a run that made a table whether it was to make them too.
+        asset_selection=_keys(lakehouse, following),
+        asset_check_keys=[key for asset in following for key in asset.check_keys],
+    )
 
     @dg.sensor(
         name=lakehouse.named("capture_sensor"),
@@ -110,7 +119,8 @@ def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
         seen = _look(capture, drained=busy is not None)
         if isinstance(seen, PermanentError):
             context.log.warning(str(seen))
-        due = busy or _due(seen, clock(), landing_days(lakehouse.settings))
+        day = landing_partition(clock().date(), landing_days(lakehouse.settings))
+        due = busy or _due(seen, clock(), request.with_replaced_attrs(tags={"dagster/partition": day}))
         said = None if isinstance(seen, RetryableError) else _news(_judged(lakehouse, seen), context.cursor, clock())
         return dg.SensorResult(
             run_requests=[due] if isinstance(due, dg.RunRequest) else None,
@@ -176,16 +186,16 @@ def _unanswered(instance: dg.DagsterInstance, lakehouse: Lakehouse, now: datetim
     return bool(looks) and max(looks) < ended
 
 
-def _due(seen: _Seen, now: datetime, calendar: dg.DailyPartitionsDefinition) -> dg.RunRequest | dg.SkipReason:
-    tags = {"dagster/partition": landing_partition(now.date(), calendar)}
+def _due(seen: _Seen, now: datetime, request: dg.RunRequest) -> dg.RunRequest | dg.SkipReason:
     if isinstance(seen, RetryableError):
         return dg.SkipReason(str(seen))
     if isinstance(seen, PermanentError):
         # The job says it where people look, and takes a full load that is due; once, and then now and then, since a
         # fault that stays would fill the list of runs.
         fault = hashlib.sha256(str(seen).encode()).hexdigest()[:16]
-        return dg.RunRequest(run_key=f"{fault} {now:%Y-%m-%d %H}:{now.minute // _TRY_AGAIN_MINUTES}", tags=tags)
-    return dg.RunRequest(tags=tags) if seen[0] else dg.SkipReason("nothing new is committed")
+        key = f"{fault} {now:%Y-%m-%d %H}:{now.minute // _TRY_AGAIN_MINUTES}"
+        return request.with_replaced_attrs(run_key=key)
+    return request if seen[0] else dg.SkipReason("nothing new is committed")
 
 
 def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:

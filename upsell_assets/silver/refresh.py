@@ -15,6 +15,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.bronze.floors import floors_name, open_floors
+from upsell_assets.bronze.history import open_changes
 from upsell_assets.bronze.tables import GENERATION, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import commit_properties, retry_conflicts
@@ -133,7 +134,8 @@ def _sources(lake: Lake, table: SilverTable) -> dict[str, DeltaTable]:
     if table.from_changes:
         # The floors first: a load's rows are kept before its end is written down, so that none ends without them.
         floors = {floors_name(table.contract): open_floors(lake, table.contract)}
-        return floors | {changes_name(table.contract): lake.open(changes_name(table.contract))}
+        lake.open(table_name(table.contract))  # without anything that came there is no history
+        return floors | {changes_name(table.contract): open_changes(lake, table.contract)}
     # The live table first: see bronze.merge.
     live = {table_name(table.contract): lake.open(table_name(table.contract))}
     return live | {tombstones_name(table.contract): lake.open(tombstones_name(table.contract))}

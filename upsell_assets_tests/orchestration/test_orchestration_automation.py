@@ -285,7 +285,9 @@ class StandIns:
         return self.evaluate()[name]
 
     def evaluate(self, at: datetime | None = None) -> dict[str, set[str | None]]:
-        result = dg.evaluate_automation_conditions(self.assets, self.instance, evaluation_time=at or STARTED, cursor=self.cursor)
+        result = dg.evaluate_automation_conditions(
+            self.assets, self.instance, evaluation_time=at or STARTED, cursor=self.cursor
+        )
         self.cursor = result.cursor
         names = ("whole", "daily", "after", "once")
         return {name: set(result.get_requested_partitions(AssetKey(name))) for name in names}

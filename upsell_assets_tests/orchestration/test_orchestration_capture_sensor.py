@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
+from daemon import Daemon
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.sensor_definition import SensorType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 from upsell_assets.capture import setup
 from upsell_assets.capture.assets import capture_assets, capture_job, capture_sensor, lag_checks
 from upsell_assets.capture.landing import read_state, write_state
+from upsell_assets.definitions import build_defs
 from upsell_assets.errors import SlotLostError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.raw.assets import raw_key, raw_specs
@@ -127,7 +129,7 @@ def test_a_fault_that_stays_starts_one_run_and_then_waits(
     now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
     def key(moment: datetime) -> str | None:
-        done = capture_sensor(captured, lambda: moment).evaluate_tick(dg.build_sensor_context(instance))
+        done = capture_sensor(captured, clock=lambda: moment).evaluate_tick(dg.build_sensor_context(instance))
         assert done.run_requests
         return done.run_requests[0].run_key
 
@@ -148,7 +150,7 @@ def test_the_lag_is_told_when_it_passes_its_limit_and_when_it_is_made_up(
     def told(moment: datetime) -> list[bool]:
         nonlocal cursor
         context = dg.build_sensor_context(instance, cursor=cursor)
-        done = capture_sensor(captured, lambda: moment).evaluate_tick(context)
+        done = capture_sensor(captured, clock=lambda: moment).evaluate_tick(context)
         cursor = done.cursor
         assert {event.asset_key for event in done.asset_events} <= {raw_key(c) for c in captured.contracts.values()}
         return [event.passed for event in done.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
@@ -221,8 +223,38 @@ def test_a_capture_waits_until_the_conditions_were_looked_at_after_the_one_befor
 
     looked(instance, last.end_time - 1)
     assert tick(captured, instance) == "what follows from the last capture is asked for first"
-    hour_later = capture_sensor(captured, lambda: datetime.now(UTC) + timedelta(hours=1))
+    hour_later = capture_sensor(captured, clock=lambda: datetime.now(UTC) + timedelta(hours=1))
     assert hour_later.evaluate_tick(dg.build_sensor_context(instance)).run_requests, "but not for ever"
 
     looked(instance, last.end_time + 0.1)
     assert tick(captured, instance) == "run"
+
+
+def test_what_a_capture_took_in_is_asked_for_by_nobody_once_more(
+    captured: Lakehouse, database: Connection, instance: dg.DagsterInstance
+) -> None:
+    defs = build_defs(captured.settings)
+    daemon = Daemon(defs, instance)
+    daemon.evaluate()
+
+    def flow() -> None:
+        [sensor] = [sensor for sensor in defs.sensors or () if sensor.name == "capture_sensor"]
+        done = sensor.evaluate_tick(dg.build_sensor_context(instance, repository_def=defs.get_repository_def()))
+        [request] = done.run_requests or ()
+        job = defs.resolve_job_def("capture")
+        run = job.execute_in_process(
+            instance=instance, asset_selection=[*(request.asset_selection or ())], tags=request.tags
+        )
+        assert run.success
+
+    def asked() -> set[str]:
+        daemon.sense("landing_sensor")
+        keys = {key.to_user_string() for _ in range(2) for key in daemon.evaluate()}
+        return {key for key in keys if key.startswith(("bronze", "silver"))}
+
+    flow()
+    assert asked() == set(), "the full load"
+    database.execute("""INSERT INTO customers ("idCustomer") VALUES ('ana')""")
+    flow()
+    assert asked() == set(), "a change"
+    assert captured.lake.open("silver.upsell.cliente").to_pyarrow_table()["idCliente"].to_pylist() == ["ana"]
