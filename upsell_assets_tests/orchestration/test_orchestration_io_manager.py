@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 from reference import History
 from run_sql import silver, sql_file
 
-from upsell_assets.dtref_assets import COMPUTED, daily_query
+from upsell_assets.dtref_assets import daily_query
+from upsell_assets.dtref_files import COMPUTED
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.engines import Query
 from upsell_assets.lake.io_manager import DeltaIOManager

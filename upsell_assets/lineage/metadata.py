@@ -1,0 +1,95 @@
+"""The lineage of columns as Dagster's definition metadata: its own `dagster/column_lineage`, and what a person sees.
+
+The open-source web interface keeps column lineage and draws none: `lineage` is a picture, and a table whose links lead
+to the pages of the assets that a column is made from. Not here: the graph (`graph`) and the drawing (`picture`).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Collection, Iterable
+
+import dagster as dg
+
+from upsell_assets.lake.metadata import COLUMN_LINEAGE
+from upsell_assets.lineage.graph import Column, ColumnGraph
+from upsell_assets.lineage.picture import picture
+
+LINEAGE = "lineage"
+
+
+def with_lineage(
+    assets: Iterable[dg.AssetsDefinition | dg.AssetSpec], graph: ColumnGraph
+) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets, and where their columns come from; those without a table in the graph stay as they are."""
+    assets = list(assets)
+    pages = {key for asset in assets for key in ([asset.key] if isinstance(asset, dg.AssetSpec) else asset.keys)}
+
+    def described(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.merge_attributes(metadata=_metadata(graph, ".".join(spec.key.path), pages))
+
+    return [*dg.map_asset_specs(described, assets)]
+
+
+def _metadata(graph: ColumnGraph, table: str, pages: Collection[dg.AssetKey]) -> dict[str, object]:
+    if table not in graph.tables:
+        return {}
+    metadata: dict[str, object] = {LINEAGE: dg.MetadataValue.md(_page(graph, table, pages))}
+    if not table.startswith("raw."):  # what raw comes from is no asset
+        metadata[COLUMN_LINEAGE] = dg.TableColumnLineage(
+            {column.name: _dependencies(graph, column) for column in graph.tables[table]}
+        )
+    return metadata
+
+
+def _dependencies(graph: ColumnGraph, column: Column) -> list[dg.TableColumnDep]:
+    # Of two tables of one asset the same column counts once.
+    found = dict.fromkeys((_asset(source), source.name) for source in graph.next(column))
+    return [dg.TableColumnDep(asset, name) for asset, name in found]
+
+
+def _asset(column: Column) -> dg.AssetKey:
+    """The asset that makes the column's table; what bronze keeps beside its live rows is of the same asset."""
+    layer, schema, table = column.table.split(".")
+    if layer == "bronze" and table.startswith("_"):
+        table = table.removeprefix("_").removesuffix("_changes").removesuffix("_floors")
+    return dg.AssetKey([layer, schema, table])
+
+
+def _page(graph: ColumnGraph, table: str, pages: Collection[dg.AssetKey]) -> str:
+    drawn = b64encode(picture(graph, table).encode()).decode()
+    rows = [
+        f"| {_cell(column.name)} | {_cell(graph.origins[column].meaning)} | {_links(graph, column, pages)} |"
+        for column in graph.tables[table]
+    ]
+    return "\n".join(
+        [
+            f"![columns of {table} and what they are made from](data:image/svg+xml;base64,{drawn})",
+            "",
+            "| column | what it is | made from |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"The whole way: `upsell lineage {table}`; what depends on it: `upsell lineage {table} --down`.",
+        ]
+    )
+
+
+def _links(graph: ColumnGraph, column: Column, pages: Collection[dg.AssetKey]) -> str:
+    """The sources by table, each table as a link to the page of its asset."""
+    by_table: dict[str, list[Column]] = {}
+    for source in graph.next(column):
+        by_table.setdefault(source.table, []).append(source)
+    said = []
+    for table, columns in by_table.items():
+        key = _asset(columns[0])
+        name = f"[{table}](/assets/{'/'.join(key.path)})" if key in pages else table
+        said.append(f"{name}: {_cell(', '.join(source.name for source in columns))}")
+    return "; ".join(said)
+
+
+def _cell(text: str) -> str:
+    """Text that stays within its cell and is read as it is written."""
+    for special in ("\\", "|", "*", "_", "`", "[", "<"):
+        text = text.replace(special, f"\\{special}")
+    return text
