@@ -231,7 +231,7 @@ def lineage(tree: exp.Query, schemas: Mapping[str, Mapping[str, str]]) -> dict[s
     markers = dict.fromkeys((marker.name for marker in tree.find_all(exp.Placeholder)), None)
     try:
         # Untrimmed: of each step the expression is asked for, not a copy of its query, which takes ten times as long.
-        nodes = column_lineage(None, bind(tree, aliases, markers), flat, dialect=_Spark, trim_selects=False)
+        nodes = column_lineage(None, bind(tree, aliases, markers), flat, dialect=_Spark, copy=False, trim_selects=False)
     except SqlglotError as error:
         raise ValueError(f"lineage cannot be read: {error}") from error
     assert isinstance(nodes, dict)  # of all columns, hence a dict
