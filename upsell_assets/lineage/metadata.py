@@ -85,7 +85,7 @@ def _links(graph: ColumnGraph, column: Column, pages: Collection[dg.AssetKey]) -
         key = _asset(columns[0])
         name = f"[{table}](/assets/{'/'.join(key.path)})" if key in pages else table
         said.append(f"{name}: {_cell(', '.join(source.name for source in columns))}")
-    return "; ".join(said)
+    return "; ".join(said) or "no column"
 
 
 def _cell(text: str) -> str:
