@@ -147,6 +147,8 @@ def _print_trees(graph: ColumnGraph, start: list[Column], *, down: bool) -> None
             label.append(f"  {meaning}", style="dim")
         if again and near:
             label.append("  (as above)", style="dim")
+        if not near and not down and not column.table.startswith("source."):
+            label.append("  (from no column)", style="dim")
         tree = Tree(label) if under is None else under.add(label)
         told.add(column)
         for other in () if again else near:
