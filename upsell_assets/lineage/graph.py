@@ -90,6 +90,13 @@ class ColumnGraph:
         """The columns that a column is made from; `down`: those that are made from it."""
         return self._dependents.get(column, []) if down else list(self.origins[column].sources)
 
+    def alike(self, table: str) -> dict[tuple[Column, ...], list[Column]]:
+        """The columns of a table by what they are made from; those of a group are made from the same columns."""
+        found: dict[tuple[Column, ...], list[Column]] = defaultdict(list)
+        for column in self.tables[table]:
+            found[tuple(sorted(self.origins[column].sources))].append(column)
+        return dict(found)
+
     def reach(self, start: Iterable[Column], *, down: bool = False) -> Iterator[Column]:
         """The columns, and all that they come from (or go into) by any way, each once, the nearest first."""
         seen = dict.fromkeys(start)

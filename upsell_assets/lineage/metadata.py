@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Collection, Iterable
+from itertools import groupby
 
 import dagster as dg
 
@@ -57,17 +58,15 @@ def _asset(column: Column) -> dg.AssetKey:
 
 
 def _page(graph: ColumnGraph, table: str, pages: Collection[dg.AssetKey]) -> str:
+    """The picture, and a row for each group of columns: what each of them is stands in Dagster's own list of columns."""
     drawn = b64encode(picture(graph, table).encode()).decode()
-    rows = [
-        f"| {_cell(column.name)} | {_cell(graph.origins[column].meaning)} | {_links(graph, column, pages)} |"
-        for column in graph.tables[table]
-    ]
+    rows = [f"| {_names(columns)} | {_links(sources, pages)} |" for sources, columns in graph.alike(table).items()]
     return "\n".join(
         [
             f"![columns of {table} and what they are made from](data:image/svg+xml;base64,{drawn})",
             "",
-            "| column | what it is | made from |",
-            "|---|---|---|",
+            "| columns | made from |",
+            "|---|---|",
             *rows,
             "",
             f"The whole way: `upsell lineage {table}`; what depends on it: `upsell lineage {table} --down`.",
@@ -75,17 +74,19 @@ def _page(graph: ColumnGraph, table: str, pages: Collection[dg.AssetKey]) -> str
     )
 
 
-def _links(graph: ColumnGraph, column: Column, pages: Collection[dg.AssetKey]) -> str:
-    """The sources by table, each table as a link to the page of its asset."""
-    by_table: dict[str, list[Column]] = {}
-    for source in graph.next(column):
-        by_table.setdefault(source.table, []).append(source)
+def _links(sources: Iterable[Column], pages: Collection[dg.AssetKey]) -> str:
+    """Columns by table, each table as a link to the page of its asset."""
     said = []
-    for table, columns in by_table.items():
-        key = _asset(columns[0])
-        name = f"[{table}](/assets/{'/'.join(key.path)})" if key in pages else table
-        said.append(f"{name}: {_cell(', '.join(source.name for source in columns))}")
+    for table, columns in groupby(sources, lambda column: column.table):
+        of_table = list(columns)
+        key = _asset(of_table[0])
+        name = f"[{_cell(table)}](/assets/{'/'.join(key.path)})" if key in pages else _cell(table)
+        said.append(f"{name}: {_names(of_table)}")
     return "; ".join(said) or "no column"
+
+
+def _names(columns: Iterable[Column]) -> str:
+    return _cell(", ".join(column.name for column in columns))
 
 
 def _cell(text: str) -> str:

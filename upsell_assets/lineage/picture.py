@@ -61,12 +61,9 @@ def picture(graph: ColumnGraph, table: str) -> str:
 
 
 def _boxes(graph: ColumnGraph, table: str) -> tuple[list[_Box], list[_Box]]:
-    alike: dict[frozenset[Column], list[Column]] = defaultdict(list)
-    for column in graph.tables[table]:
-        alike[frozenset(graph.origins[column].sources)].append(column)
     right: list[_Box] = []
     uses: dict[Column, list[_Box]] = defaultdict(list)
-    for sources, columns in alike.items():
+    for sources, columns in graph.alike(table).items():
         box = _Box("" if right else table, _names(columns, _WIDTHS[1]))
         right.append(box)
         for source in sources:
