@@ -95,7 +95,7 @@ def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested, definiti
         "files_quarantined": len(done.quarantined),
     }
     try:
-        return taken | table_metadata(lakehouse.lake.open(table_name(contract), done.version), definition)
+        return taken | table_metadata(lakehouse, lakehouse.lake.open(table_name(contract), done.version), definition)
     except UnknownTableError:
         return taken
 

@@ -47,8 +47,9 @@ class DeltaIOManager(dg.IOManager):
         column = definition.get(PARTITION_COLUMN)
         partitions = {str(column): context.asset_partition_keys} if column and context.has_asset_partitions else {}
         table = self._lakehouse.lake.replace(name, counted.reader, partitions=partitions)
-        said = obj.sql.columns if isinstance(obj, Query) and obj.sql else None
-        context.add_output_metadata({"rows_written": counted.rows, **table_metadata(table, definition, said)})
+        sql = obj.sql if isinstance(obj, Query) else None
+        told = table_metadata(self._lakehouse, table, definition, sql)
+        context.add_output_metadata({"rows_written": counted.rows, **told})
 
     def load_input(self, context: dg.InputContext) -> object:
         """Hand over a table: lazily as a `Query`, or as the input's annotation asks (Arrow table, reader, DeltaTable).

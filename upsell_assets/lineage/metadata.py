@@ -19,17 +19,19 @@ from upsell_assets.lineage.picture import picture
 LINEAGE = "lineage"
 
 
-def with_lineage(
-    assets: Iterable[dg.AssetsDefinition | dg.AssetSpec], graph: ColumnGraph
-) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets, and where their columns come from; those without a table in the graph stay as they are."""
-    assets = list(assets)
-    pages = {key for asset in assets for key in ([asset.key] if isinstance(asset, dg.AssetSpec) else asset.keys)}
+def with_lineage(defs: dg.Definitions, graph: ColumnGraph) -> dg.Definitions:
+    """The definitions, in which assets say where their columns come from; those without a table in the graph as they were."""
+    pages = {
+        key
+        for asset in defs.assets or ()
+        if isinstance(asset, dg.AssetSpec | dg.AssetsDefinition)
+        for key in ([asset.key] if isinstance(asset, dg.AssetSpec) else asset.keys)
+    }
 
     def described(spec: dg.AssetSpec) -> dg.AssetSpec:
         return spec.merge_attributes(metadata=_metadata(graph, ".".join(spec.key.path), pages))
 
-    return [*dg.map_asset_specs(described, assets)]
+    return defs.map_asset_specs(func=described)
 
 
 def _metadata(graph: ColumnGraph, table: str, pages: Collection[dg.AssetKey]) -> dict[str, object]:

@@ -153,7 +153,7 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
                 "rows_written": scores.num_rows,
                 "made_from": versions,
                 "scores": picture(histogram(scores)),
-                **table_metadata(table, definition_of(context)),
+                **table_metadata(lakehouse, table, definition_of(context)),
             }
         )
 

@@ -93,7 +93,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
                 "rows_written": done.upserts,
                 "rows_deleted": done.deletes,
                 "made_from": done.sources,
-                **table_metadata(lakehouse.lake.open(table.name), definition_of(context), table.sql.columns),
+                **table_metadata(lakehouse, lakehouse.lake.open(table.name), definition_of(context), table.sql),
             },
             check_results=[_dates_check(lakehouse, table)] if dated else [],
         )
