@@ -5,7 +5,9 @@ Here: conditions. Not here: who reports what landed or what was touched (`sensor
 - `news`: a dependency was updated since we were last asked to run. Reset by the request alone, not by our own
   materialization: what arrives while we run would be forgotten otherwise. And not even by the request where a
   dependency was updated between its tick and the next: the run that was asked for may have looked before.
-- `ready`: every dependency has something. Who comes first at a cold start would otherwise run twice.
+- `ready`: every dependency has something, and had it when we last looked. Who comes first at a cold start would otherwise
+  run twice: whether something is there is looked up at this moment, what was updated is told up to the tick's beginning,
+  and what came in between would be news at the next tick.
 - `cold`: we were never made, and are ready. `news` says nothing at the first evaluation. Asked for once: a run may end
   between the moments at which one evaluation looks whether we are missing and whether we are being made.
 - `code`: our code is another one than when we were last looked at, and we were made by the old one. A partition that
@@ -30,8 +32,7 @@ AnyCondition = dg.AutomationCondition[dg.AssetKey | dg.AssetCheckKey]
 
 def on_change(of: dg.AssetKey | None = None) -> Condition:
     """Run when a dependency changed (with `of`, only that one), partition by partition."""
-    updated = dg.AutomationCondition.any_deps_updated()
-    ready = dg.AutomationCondition.all_deps_match(~dg.AutomationCondition.missing())
+    updated, ready = dg.AutomationCondition.any_deps_updated(), _ready()
     if of is not None:
         updated = updated.allow(dg.AssetSelection.assets(of))
     answered = dg.AutomationCondition.newly_requested() & ~updated
@@ -50,9 +51,13 @@ def weekly(cron: str, zone: str) -> Condition:
     return (tick.with_label("tick") | _cold() | _again()) & _free()
 
 
+def _ready() -> AnyCondition:
+    there = ~dg.AutomationCondition.missing()
+    return dg.AutomationCondition.all_deps_match(there & ~there.newly_true()).with_label("ready")
+
+
 def _wanted() -> AnyCondition:
-    ready = dg.AutomationCondition.all_deps_match(~dg.AutomationCondition.missing())
-    return dg.AutomationCondition.missing() & ready
+    return dg.AutomationCondition.missing() & _ready()
 
 
 def _cold() -> AnyCondition:

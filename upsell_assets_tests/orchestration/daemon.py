@@ -42,12 +42,20 @@ class Daemon:
         return [event for event in data.asset_events if isinstance(event, dg.AssetMaterialization)]
 
     def evaluate(self, at: datetime | None = None) -> Requested:
-        """What the conditions ask for, now or at a given time."""
-        result = dg.evaluate_automation_conditions(self.defs, self.instance, evaluation_time=at, cursor=self._cursor)
-        self._cursor = result.cursor
-        keys = self.graph.materializable_asset_keys
-        found = {key: set(result.get_requested_partitions(key)) for key in keys}
-        asked = {key: partitions for key, partitions in found.items() if partitions}
+        """What the conditions ask for, now or at a given time, in two ticks.
+
+        What is there for the first time counts from the second tick on; nothing is asked for twice.
+        """
+        asked: Requested = {}
+        for _ in range(2):
+            result = dg.evaluate_automation_conditions(
+                self.defs, self.instance, evaluation_time=at, cursor=self._cursor
+            )
+            self._cursor = result.cursor
+            for key in self.graph.materializable_asset_keys:
+                if days := set(result.get_requested_partitions(key)):
+                    assert days.isdisjoint(asked.get(key, ())), f"{key} is asked for twice"
+                    asked.setdefault(key, set()).update(days)
         self.requests.append(asked)
         return asked
 
