@@ -9,7 +9,7 @@ import dagster as dg
 
 from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
-from upsell_assets.checks import served_checks, skew_schedule, source_checks, verify_schedule
+from upsell_assets.checks.compared import served_checks, skew_schedule, source_checks, verify_schedule
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES
 from upsell_assets.lake.io_manager import DeltaIOManager

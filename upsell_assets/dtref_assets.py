@@ -3,6 +3,7 @@
 Here: the factory. The rules are in the SQL; the IO manager replaces exactly the partitions of the run.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,9 +14,10 @@ from sqlglot import exp
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
 from upsell_assets.automation import on_change
 from upsell_assets.errors import PermanentError
+from upsell_assets.lake.checks import written_results, written_specs
 from upsell_assets.lake.comments import ColumnComment
 from upsell_assets.lake.engines import Engine, Query
-from upsell_assets.lake.io_manager import PARTITION_COLUMN
+from upsell_assets.lake.io_manager import KEY, PARTITION_COLUMN
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import definition_metadata
 from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
@@ -54,6 +56,7 @@ def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.Ass
     touched = touched_key(sql.name)
     tables = sorted(name for name in sql.tables if name != DTREFS)
     kept = load_sql(sql.path, tables=AGGREGATES)
+    key = key_of(sql)
 
     @dg.asset(
         key=sql.name.split("."),
@@ -68,17 +71,27 @@ def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.Ass
         owners=["team:upsell"],
         code_version=sql.code_version,
         pool=sql.name,
-        metadata={**definition_metadata(lakehouse, sql.name), PARTITION_COLUMN: "dtRef"},
+        metadata={**definition_metadata(lakehouse, sql.name), PARTITION_COLUMN: "dtRef", KEY: ", ".join(key)},
+        check_specs=written_specs(sql.name, key),
     )
-    def daily(context: dg.AssetExecutionContext) -> Query:
+    def daily(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Query] | dg.AssetCheckResult]:
         now = datetime.now(UTC)
         wanted = [date.fromisoformat(key) for key in context.partition_keys]
         exists = existing(sql.name, event_days(lakehouse.lake, now), local_day(now), None)
         versions = current_versions(lakehouse.lake, lakehouse.engine, kept)
         query = daily_query(kept, [day for day in wanted if exists and day in exists], now, versions)
-        return replace(query, sql=described(sql))
+        # The IO manager writes it before what follows.
+        yield dg.Output(replace(query, sql=described(sql)))
+        made = lakehouse.lake.open(sql.name)
+        declared = dict.fromkeys(described(sql).columns)
+        yield from written_results(context.instance, lakehouse.lake, made, key, declared)
 
     return daily
+
+
+def key_of(sql: SqlFile) -> list[str]:
+    """The columns of a daily table of which a combination has one row."""
+    return [column for column in KEYS if column in sql.columns]
 
 
 def current_versions(lake: Lake, engine: Engine, kept: SqlFile) -> dict[str, int]:
