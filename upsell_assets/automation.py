@@ -8,6 +8,8 @@ Here: conditions. Not here: who reports what landed or what was touched (`sensor
 - `ready`: every dependency has something. Who comes first at a cold start would otherwise run twice.
 - `cold`: we were never made, and are ready. `news` says nothing at the first evaluation.
 - a failed partition is not asked for again at once, but by the clock, or by news.
+- `sound`: no dependency has a blocking check that failed. Dagster's `blocking` stops what stands behind an asset in the
+  same run only, and we run in runs of our own. Failed, not "has passed": what was made before it had a check may feed us.
 - `free`: neither we nor a dependency is being made now. Silver tells what it touches before it commits; who runs
   in between would read the old rows and believe them new.
 """
@@ -30,18 +32,18 @@ def on_change(of: dg.AssetKey | None = None) -> Condition:
         updated = updated.allow(dg.AssetSelection.assets(of))
     answered = dg.AutomationCondition.newly_requested() & ~updated
     news = updated.since(answered).with_label("news")
-    return ((news & ready) | _cold() | _again()) & _free()
+    return ((news & ready) | _cold() | _again()) & _sound() & _free()
 
 
 def once_ready() -> Condition:
     """Run once per partition, when every dependency has it; a later change of a dependency asks for nothing."""
-    return (_cold() | _again()) & _free()
+    return (_cold() | _again()) & _sound() & _free()
 
 
 def weekly(cron: str, zone: str) -> Condition:
     """Run once every dependency has something, and then by the clock."""
     tick = dg.AutomationCondition.cron_tick_passed(cron, zone).since(dg.AutomationCondition.newly_requested())
-    return (tick.with_label("tick") | _cold() | _again()) & _free()
+    return (tick.with_label("tick") | _cold() | _again()) & _sound() & _free()
 
 
 def _cold() -> AnyCondition:
@@ -53,6 +55,12 @@ def _cold() -> AnyCondition:
 def _again() -> Condition:
     tick = dg.AutomationCondition.cron_tick_passed(RETRY_CRON).since(dg.AutomationCondition.newly_requested())
     return (dg.AutomationCondition.execution_failed() & tick).with_label("again")
+
+
+def _sound() -> AnyCondition:
+    held = ~dg.AutomationCondition.check_failed()
+    condition = dg.AutomationCondition.all_deps_match(dg.AutomationCondition.all_checks_match(held, blocking_only=True))
+    return condition.with_label("sound")
 
 
 def _free() -> AnyCondition:
