@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
 
 from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
+from upsell_assets.checks.audit import audit_checks
 from upsell_assets.checks.compared import served_checks, skew_schedule, source_checks, verify_schedule
-from upsell_assets.dtref_assets import daily_sql_asset, sql_files
+from upsell_assets.checks.schedule import checks_schedule
+from upsell_assets.dtref_assets import daily_sql_asset, key_of, sql_files
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.model.assets import model_assets
+from upsell_assets.model.assets import SCORE_KEY, model_assets
 from upsell_assets.raw.assets import landing_sensor, raw_specs
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
@@ -44,6 +47,9 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     sensors = [capture_sensor(lakehouse), landing_sensor(lakehouse), *([new_day_sensor(lakehouse)] if daily else [])]
     compared = source_checks(lakehouse)
     served = served_checks(lakehouse) if models else []
+    keys: dict[str, Sequence[str]] = {sql.name: key_of(sql) for sql, _ in files}
+    audited = audit_checks(lakehouse, {**keys, **({SCORES: SCORE_KEY} if models else {})})
+    schedule = checks_schedule("audit", audited, lakehouse.settings.audit_schedule, "All rows of all tables.")
     automation = dg.AutomationConditionSensorDefinition(
         "automation",
         target=dg.AssetSelection.all(),
@@ -60,9 +66,10 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             *daily,
             *models,
         ],
-        asset_checks=[*lag_checks(lakehouse), *compared, *served],
+        asset_checks=[*lag_checks(lakehouse), *compared, *served, *audited],
         jobs=[capture_job(lakehouse)],
         schedules=[
+            schedule,
             *([verify_schedule(lakehouse, compared)] if compared else []),
             *([skew_schedule(lakehouse, served)] if served else []),
         ],

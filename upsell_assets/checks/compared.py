@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from upsell_assets.bronze.tables import table_name
+from upsell_assets.checks.schedule import checks_schedule
 from upsell_assets.contracts import Contract
 from upsell_assets.feature_store.point_in_time import FeatureStore
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.model.served import Skew, skews
-from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.touched import SCORES
 from upsell_assets.verify import SHOWN, Verified, verify
 
@@ -44,7 +44,7 @@ def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
 
 def verify_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
     """Compares all tables at the times that the settings name."""
-    return _schedule("verify", checks, lakehouse.settings.verify_schedule, "Bronze against the database.")
+    return checks_schedule("verify", checks, lakehouse.settings.verify_schedule, "Bronze against the database.")
 
 
 def served_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
@@ -68,17 +68,7 @@ def served_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
 
 def skew_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
     """Compares what was served with what is known now, at the times that the settings name."""
-    return _schedule("skew", checks, lakehouse.settings.skew_schedule, "Features as served against those of now.")
-
-
-def _schedule(name: str, checks: list[dg.AssetChecksDefinition], cron: str, description: str) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(
-        name=name,
-        job=dg.define_asset_job(name, dg.AssetSelection.checks(*checks), description=description),
-        cron_schedule=cron,
-        execution_timezone=str(LOCAL_ZONE),
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
+    return checks_schedule("skew", checks, lakehouse.settings.skew_schedule, "Features as served against those of now.")
 
 
 def _spec(contract: Contract) -> dg.AssetCheckSpec:
