@@ -62,14 +62,14 @@ def future_events(lake: Lake, transactions: str, contract: Contract, now: dateti
         return FutureEvents()
     with reader(lake) as connection:
         connection.execute(
-            f"CREATE TEMP TABLE ahead AS SELECT idTransacao AS id, dtTransacao AS at FROM {parquet(paths)} "
+            f"CREATE TEMP TABLE ahead AS SELECT idTransacao AS id, dtTransacao AS moment FROM {parquet(paths)} "
             "WHERE dtTransacao > ?",
             [now],
         )
         [(count,)] = connection.execute("SELECT count(*) FROM ahead").fetchall()
         if not count:
             return FutureEvents()
-        connection.execute(f"CREATE TEMP TABLE shown AS SELECT id, at FROM ahead ORDER BY at DESC, id LIMIT {SHOWN}")
+        connection.execute(f"CREATE TEMP TABLE shown AS SELECT id, moment FROM ahead ORDER BY moment DESC, id LIMIT {SHOWN}")
         bronze = lake.open(table_name(contract), silver.transaction_version(table_name(contract)))
         files = Files.of(bronze).table
         # Rows of the future lie in files whose dates end there, or whose dates are not known.
@@ -81,6 +81,6 @@ def future_events(lake: Lake, transactions: str, contract: Contract, now: dateti
             else "(SELECT '' AS id, '' AS file)"
         )
         rows = connection.execute(
-            f"SELECT s.id, s.at, o.file FROM shown AS s LEFT JOIN {origin} AS o USING (id) ORDER BY s.at DESC, s.id"
+            f"SELECT s.id, s.moment, o.file FROM shown AS s LEFT JOIN {origin} AS o USING (id) ORDER BY s.moment DESC, s.id"
         ).fetchall()
     return FutureEvents(count, tuple(FutureEvent(*row) for row in rows))
