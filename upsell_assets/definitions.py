@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from upsell_assets.bronze.assets import bronze_assets
+from upsell_assets.bronze.tables import table_name
 from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
 from upsell_assets.checks.audit import audit_checks
 from upsell_assets.checks.compared import served_checks, skew_schedule, source_checks, verify_schedule
@@ -18,6 +19,7 @@ from upsell_assets.feature_store.point_in_time import FEATURE_TABLES
 from upsell_assets.lake.io_manager import DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.model.assets import SCORE_KEY, model_assets
+from upsell_assets.pictures.assets import pictures_schedule
 from upsell_assets.raw.assets import landing_sensor, raw_specs
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
@@ -42,6 +44,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     ]
     daily = [daily_sql_asset(lakehouse, sql, group=layer) for sql, layer in files]
     names = [sql.name for sql, _ in files]
+    bronze = [table_name(contract) for contract in lakehouse.contracts.values()]
     models = model_assets(lakehouse) if set(FEATURE_TABLES) <= set(names) else []
     consumers = [*names, SCORES] if models else names
     sensors = [capture_sensor(lakehouse), landing_sensor(lakehouse), *([new_day_sensor(lakehouse)] if daily else [])]
@@ -70,6 +73,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
         jobs=[capture_job(lakehouse)],
         schedules=[
             schedule,
+            pictures_schedule(lakehouse, [*bronze, *sorted(made), *names, *([SCORES] if models else [])]),
             *([verify_schedule(lakehouse, compared)] if compared else []),
             *([skew_schedule(lakehouse, served)] if served else []),
         ],

@@ -4,8 +4,6 @@ Per table: `key_unique` (the same check as the runs of its asset answer, here of
 layer before) and `volume_as_usual` (against its own past). Not here: the comparisons themselves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

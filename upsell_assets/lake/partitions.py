@@ -86,7 +86,9 @@ def _of_several_files(
         files.setdefault(tuple(str(file.partition_values[column]) for column in columns), []).append(file.path)
     folder = folder_of(table)
     return {
-        values: pa.concat_tables(pq.read_table(f"{folder}/{path}", columns=own, filesystem=lake.files()) for path in paths)
+        values: pa.concat_tables(
+            pq.read_table(f"{folder}/{path}", columns=own, filesystem=lake.files()) for path in paths
+        )
         for values, paths in files.items()
         if len(paths) > 1
     }

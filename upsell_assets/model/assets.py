@@ -4,7 +4,6 @@ Grain of the scores: (dtRef, model, customer, label), for the dtRefs that silver
 data never rewrites issued scores; running a partition again is how they are made anew on purpose.
 """
 
-from base64 import b64encode
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -21,6 +20,7 @@ from upsell_assets.model.joined import EVENTS, days_of, pins, read_labelled
 from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
 from upsell_assets.model.training_set import CUSTOMER, DTREF, grid, sample
 from upsell_assets.partitions import dtrefs
+from upsell_assets.pictures.assets import picture
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days
@@ -170,8 +170,3 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         )
 
     return models
-
-
-def picture(png: bytes) -> dg.MarkdownMetadataValue:
-    """A plot as Dagster shows it."""
-    return dg.MetadataValue.md(f"![](data:image/png;base64,{b64encode(png).decode()})")

@@ -69,7 +69,9 @@ def future_events(lake: Lake, transactions: str, contract: Contract, now: dateti
         [(count,)] = connection.execute("SELECT count(*) FROM ahead").fetchall()
         if not count:
             return FutureEvents()
-        connection.execute(f"CREATE TEMP TABLE shown AS SELECT id, moment FROM ahead ORDER BY moment DESC, id LIMIT {SHOWN}")
+        connection.execute(
+            f"CREATE TEMP TABLE shown AS SELECT id, moment FROM ahead ORDER BY moment DESC, id LIMIT {SHOWN}"
+        )
         bronze = lake.open(table_name(contract), silver.transaction_version(table_name(contract)))
         files = Files.of(bronze).table
         # Rows of the future lie in files whose dates end there, or whose dates are not known.
