@@ -14,6 +14,7 @@ from sqlglot import exp
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
 from upsell_assets.automation import on_change
 from upsell_assets.errors import PermanentError
+from upsell_assets.freshness import each_day
 from upsell_assets.lake.checks import written_results, written_specs
 from upsell_assets.lake.comments import ColumnComment
 from upsell_assets.lake.engines import Engine, Query
@@ -65,6 +66,7 @@ def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.Ass
         partitions_def=dtrefs(lakehouse.settings),
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=on_change(of=touched),
+        freshness_policy=each_day(),
         io_manager_key="delta_io_manager",
         group_name=group,
         kinds={"deltalake", "sql"},

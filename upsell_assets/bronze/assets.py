@@ -14,6 +14,7 @@ from upsell_assets.bronze.ingest import Ingested, ingest
 from upsell_assets.bronze.repair import complaints
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract
+from upsell_assets.freshness import follows_source
 from upsell_assets.lake.checks import nothing_written, written_results, written_specs
 from upsell_assets.lake.files import column_types
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -41,6 +42,7 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
         partitions_def=calendar,
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=on_change(),
+        freshness_policy=follows_source(lakehouse.settings),
         group_name="bronze",
         kinds={"deltalake"},
         owners=["team:upsell"],

@@ -51,7 +51,7 @@ def audit_checks(lakehouse: Lakehouse, daily: Mapping[str, Sequence[str]]) -> li
     tables = [*_bronze(lakehouse), *_silver(lakehouse), *_daily(lakehouse, daily)]
 
     @dg.multi_asset_check(
-        name="audit",
+        name="audit_tables",
         specs=[spec for table in tables for spec in _specs(table)],
         description="Unique keys of all rows, sums between the layers, and rows a day against a table's own past.",
     )

@@ -11,6 +11,7 @@ import dagster as dg
 from upsell_assets.automation import once_ready, weekly
 from upsell_assets.errors import PermanentError
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES, FeatureStore
+from upsell_assets.freshness import each_day, each_week
 from upsell_assets.lake.checks import report_doubled, written_results, written_specs
 from upsell_assets.lake.files import column_types
 from upsell_assets.lake.keys import DoubledKeysError
@@ -45,6 +46,7 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         "with its training set, its card and its evaluation in models/churn.",
         deps=[*_FEATURES, dg.AssetKey(EVENTS.split("."))],
         automation_condition=weekly(RETRAIN, LOCAL_ZONE.key),
+        freshness_policy=each_week(),
         group_name="model",
         kinds={"scikitlearn"},
         owners=["team:upsell"],
@@ -126,6 +128,7 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         deps=[touched_key(SCORES), MODEL, *_FEATURES],
         partitions_def=dtrefs(lakehouse.settings),
         automation_condition=once_ready(),
+        freshness_policy=each_day(),
         group_name="feature_store",
         kinds={"deltalake", "scikitlearn"},
         owners=["team:upsell"],

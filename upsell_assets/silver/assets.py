@@ -12,6 +12,7 @@ import dagster as dg
 
 from upsell_assets.automation import on_change
 from upsell_assets.clock import Clock, utc_now
+from upsell_assets.freshness import follows_source
 from upsell_assets.lake.checks import report_doubled, written_results, written_specs
 from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -75,6 +76,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
         description=table.sql.description,
         deps=[dg.AssetKey(name.split(".")) for name in sources],
         automation_condition=on_change(),
+        freshness_policy=follows_source(lakehouse.settings),
         group_name="silver",
         kinds={"deltalake", "sql"},
         owners=["team:upsell"],
