@@ -22,6 +22,7 @@ from upsell_assets.checks.reconciliation import (
     report_and_silver,
     silver_and_bronze,
 )
+from upsell_assets.checks.schedule import said_last, taken_along
 from upsell_assets.checks.volume import Volume, dtref_rows, event_rows, judge, landed_files, landed_rows, yesterday
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.checks import key_evaluation
@@ -53,23 +54,31 @@ def audit_checks(lakehouse: Lakehouse, daily: Mapping[str, Sequence[str]]) -> li
     @dg.multi_asset_check(
         name="audit_tables",
         specs=[spec for table in tables for spec in _specs(table)],
+        can_subset=True,
         description="Unique keys of all rows, sums between the layers, and rows a day against a table's own past.",
     )
     def audit(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        now = datetime.now(UTC)
+        if taken_along(context):
+            yield from said_last(context)
+            return
+        now, asked_for = datetime.now(UTC), context.selected_asset_check_keys
         for table in tables:
+            if not asked_for & {spec.key for spec in _specs(table)}:
+                continue
             context.log.info("auditing %s", table.name)
             try:
                 found = doubled_in_table(lakehouse.lake, lakehouse.lake.open(table.name), table.key)
             except UnknownTableError:
-                for spec in _specs(table):
+                for spec in (spec for spec in _specs(table) if spec.key in asked_for):
                     yield Result(
                         check_name=spec.name, asset_key=spec.asset_key, passed=True, metadata={"rows": "no table yet"}
                     )
                 continue
             # The check belongs to the asset, whose runs answer it too: no result of this run, but news all the same.
             context.instance.report_runless_asset_event(key_evaluation(table.name, table.key, found))
-            yield from (ask(now) for ask in (table.reconciled, table.volume) if ask is not None)
+            for spec, ask in zip(_specs(table), filter(None, (table.reconciled, table.volume)), strict=True):
+                if spec.key in asked_for:
+                    yield ask(now)
 
     return [audit]
 

@@ -32,7 +32,9 @@ MOST_HOURS = 72
 def growth_plot(name: str, moments: Sequence[Moment]) -> bytes:
     """Rows over time, and below them how far the newest event was behind, where the table has times."""
     timed = [(moment.at, moment.lag) for moment in moments if moment.lag is not None]
-    figure, panels = _figure(f"{name}: rows" + (" and lag" if timed else ""), 2 if timed else 1)
+    figure, panels = _figure(
+        f"{name}: rows" + (", and how far the newest event was behind" if timed else ""), 2 if timed else 1
+    )
     _steps(panels[0], [moment.at for moment in moments], np.array([moment.rows for moment in moments]))
     panels[0].set_ylabel("rows")
     if timed:
@@ -63,16 +65,18 @@ def features_plot(name: str, dtref: date, features: Mapping[str, NDArray[np.floa
         panel.set_title(feature + (f" ({null:.0%} null)" if null else ""), fontsize=7, color=INK, loc="left", pad=3)
         if len(known):
             low, high = np.percentile(known, [1, 99])
+            whole = bool(np.all(known == np.round(known)))
+            # Whole numbers fall into bins of one width in whole numbers, or some bins would have more of them.
+            step = np.ceil((high - low + 1) / BINS)
+            edges = np.arange(np.floor(low) - 0.5, high + step + 0.5, step) if whole else BINS
             shown = np.clip(known, low, high)
-            whole = bool(np.all(known == np.round(known))) and high - low < BINS
-            edges = np.arange(low - 0.5, high + 1.5) if whole else BINS
+            panel.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
             panel.hist(shown, bins=edges, color=BARS, edgecolor="white", linewidth=0.3)
         else:
             panel.text(
                 0.5, 0.5, "all null", ha="center", va="center", fontsize=7, color=QUIET, transform=panel.transAxes
             )
         _quiet(panel, 6)
-        panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         panel.yaxis.set_major_formatter(FuncFormatter(_thousands))
         panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
@@ -90,7 +94,7 @@ def churn_plot(days: Sequence[date], rates: Sequence[float | None], base: Sequen
     above.set_ylim(0, 1)
     above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     below.fill_between(np.array(days), base, step="mid", color=BARS, linewidth=0)
-    below.set_ylabel("customers")
+    below.set_ylabel("base, customers")
     below.set_ylim(bottom=0)
     below.yaxis.set_major_formatter(FuncFormatter(_thousands))
     _dates(below, "dtRef")
@@ -109,7 +113,7 @@ def _figure(title: str, panels: int) -> tuple[Figure, list[Axes]]:
     for panel in made:
         _quiet(panel, 8)
         panel.grid(axis="y", color="0.92", linewidth=0.8)
-        panel.yaxis.set_major_locator(MaxNLocator(5))
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     return figure, list(made)
 
 

@@ -109,6 +109,27 @@ def test_the_audit_of_a_lake_that_is_well_passes(daemon: Daemon) -> None:
     assert text(found["volume_as_usual", "feature_store.upsell.models"], "rows") == "no table yet"
 
 
+def test_a_backfill_takes_the_audit_along_and_does_not_wait_for_it(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = audit(daemon)["reconciled", "gold.upsell.daily_report"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("all rows would be looked at")
+
+    monkeypatch.setattr("upsell_assets.checks.audit.doubled_in_table", refuse)
+    first, last = (str(today() - timedelta(back)) for back in (3, 2))
+    done = daemon.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=daemon.instance,
+        asset_selection=[REPORT],
+        tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+    )
+
+    again = {check.check_name: check for check in done.get_asset_check_evaluations()}
+    assert again.keys() == {"key_unique", "columns_declared", "reconciled", "volume_as_usual"}
+    assert again["reconciled"].metadata == before.metadata
+
+
 def test_the_pictures_are_observed_on_the_assets(daemon: Daemon) -> None:
     assert daemon.defs.resolve_job_def("pictures").execute_in_process(instance=daemon.instance).success
 
