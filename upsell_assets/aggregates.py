@@ -9,9 +9,10 @@ of these days.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 from uuid import UUID
@@ -88,38 +89,37 @@ def _aggregates() -> dict[str, Aggregate]:
 AGGREGATES = _aggregates()
 
 
-def refresh_aggregates(lake: Lake, engine: Engine, names: Iterable[str]) -> dict[str, int]:
-    """Bring these aggregates up to date with silver; their versions.
+def refresh_aggregates(lake: Lake, engine: Engine, names: Iterable[str]) -> dict[str, DeltaTable]:
+    """Bring these aggregates up to date with silver, all with the same versions of it; as they were opened.
 
     Raises:
         UnknownTableError: silver has not been made yet.
         RetryableError: other writers kept committing in between.
     """
-    return {
-        name: retry_conflicts(name, lambda name=name: _refresh(lake, engine, AGGREGATES[name]))  # type: ignore[misc]
-        for name in names
-    }
+    wanted = [AGGREGATES[name] for name in names]
+    silver = {name: lake.open(name) for name in sorted({name for one in wanted for name in one.sql.tables})}
+    return {one.name: retry_conflicts(one.name, partial(_refresh, lake, engine, one, silver)) for one in wanted}
 
 
-def _refresh(lake: Lake, engine: Engine, aggregate: Aggregate) -> int:
-    tables = {name: lake.open(name) for name in sorted(aggregate.sql.tables)}
+def _refresh(lake: Lake, engine: Engine, aggregate: Aggregate, silver: Mapping[str, DeltaTable]) -> DeltaTable:
+    tables = {name: silver[name] for name in sorted(aggregate.sql.tables)}
     sources = {name: table.version() for name, table in tables.items()}
     code = _code(aggregate, tables.values())
-    target = lake.open(aggregate.name) if lake.exists(aggregate.name) else None
+    target = lake.find(aggregate.name)
     known = {name: target.transaction_version(name) for name in (*sources, CODE)} if target else {}
     tokens = {**sources, CODE: code}
     if target and known == tokens:
-        return target.version()
+        return target
     days = None
     if target and known[CODE] == code:
         since = {name: version for name in sources if (version := known[name]) is not None}
         days = changed.changed_days(lake, since, sources, TRANSACTIONS) if len(since) == len(sources) else None
-    silver = _Silver(engine, sources)
+    events = _Silver(engine, tables)
     if target and days is not None and not _is_most(target, days):
-        _update(lake, target, aggregate, silver, sorted(days), tokens)
+        _update(lake, target, aggregate, events, sorted(days), tokens)
     else:
-        target = _rebuild(lake, target, aggregate, silver, tokens)
-    return target.version()
+        target = _rebuild(lake, target, aggregate, events, tokens)
+    return target
 
 
 def _code(aggregate: Aggregate, tables: Iterable[DeltaTable]) -> int:
@@ -130,17 +130,17 @@ def _code(aggregate: Aggregate, tables: Iterable[DeltaTable]) -> int:
 
 @dataclass(frozen=True)
 class _Silver:
-    """The events, at pinned versions."""
+    """The events, as they were opened."""
 
     engine: Engine
-    versions: dict[str, int]
+    tables: Mapping[str, DeltaTable]
 
     def rows(self, sql: SqlFile, span: Span) -> pa.Table:
         """What a file gives over the events of these days alone."""
         first, until = (day_begins(day) for day in (span[0], span[1] + timedelta(1)))
-        relations = {TRANSACTIONS: self._run(Query(_OF_SPAN, {"first": first, "until": until}, {}, self.versions))}
+        relations = {TRANSACTIONS: self._run(Query(_OF_SPAN, {"first": first, "until": until}, {}, self.tables))}
         if LINES in sql.tables:
-            relations[LINES] = self._run(Query(_OF_CARTS, {}, relations, self.versions))
+            relations[LINES] = self._run(Query(_OF_CARTS, {}, relations, self.tables))
         return self._run(Query(sql.tree, {}, relations))
 
     def spans(self, days: Iterable[date] | None = None) -> Iterator[Span]:
@@ -167,7 +167,7 @@ class _Silver:
     def _counts(self, within: Span) -> dict[date, int]:
         """Transactions of each day that has some, in the order of days."""
         first, until = (day_begins(day) for day in (within[0], within[1] + timedelta(1)))
-        counted = self._run(Query(_COUNTED, {"first": first, "until": until}, {}, self.versions))
+        counted = self._run(Query(_COUNTED, {"first": first, "until": until}, {}, self.tables))
         return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))
 
     def _run(self, query: Query) -> pa.Table:

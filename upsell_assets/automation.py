@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import dagster as dg
 
+SENSOR = "automation"
+"""The sensor that runs what the conditions ask for."""
+
 RETRY_CRON = "*/10 * * * *"
 
 Condition = dg.AutomationCondition[dg.AssetKey]

@@ -1,24 +1,26 @@
-"""One asset per .sql file of a daily layer: features and gold, partitioned by dtRef, a range in one query.
+"""One asset per .sql file: features and gold, partitioned by dtRef, a range in one query.
 
-Here: the factory. The rules are in the SQL; the IO manager replaces exactly the partitions of the run.
+Here: the factories. The rules are in the SQL; the IO manager replaces exactly the partitions of the run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
+from deltalake import DeltaTable
 from sqlglot import exp
 
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
-from upsell_assets.automation import on_change
+from upsell_assets.automation import Condition, on_change
 from upsell_assets.errors import PermanentError
 from upsell_assets.freshness import each_day
 from upsell_assets.lake.checks import written_results, written_specs
 from upsell_assets.lake.comments import ColumnComment
 from upsell_assets.lake.engines import Engine, Query
-from upsell_assets.lake.io_manager import KEY, PARTITION_COLUMN
+from upsell_assets.lake.io_manager import IO_MANAGER, KEY, PARTITION_COLUMN, DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import definition_metadata
 from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
@@ -53,42 +55,87 @@ def sql_files(folder: Path) -> list[SqlFile]:
 
 
 def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.AssetsDefinition:
-    """The asset of one file; dtRefs of the run that do not exist stay empty."""
+    """The asset of one file of ours: silver says which dtRefs a change touches; those that do not exist stay empty."""
     touched = touched_key(sql.name)
-    tables = sorted(name for name in sql.tables if name != DTREFS)
+
+    def exist(days: list[date], now: datetime) -> list[date]:
+        exists = existing(sql.name, event_days(lakehouse.lake, now), local_day(now), None)
+        return [day for day in days if exists and day in exists]
+
+    return sql_asset(
+        lakehouse,
+        sql,
+        group=group,
+        deps=[touched, *(dg.AssetKey(name.split(".")) for name in sorted(sql.tables) if name != DTREFS)],
+        condition=on_change(of=touched),
+        calendar=dtrefs(lakehouse.settings),
+        exist=exist,
+        key=key_of(sql),
+    )
+
+
+def sql_asset(
+    lakehouse: Lakehouse,
+    sql: SqlFile,
+    *,
+    group: str,
+    deps: Sequence[dg.AssetKey | dg.AssetDep],
+    condition: Condition,
+    calendar: dg.DailyPartitionsDefinition | None,
+    exist: Callable[[list[date], datetime], list[date]] = lambda days, _: days,
+    io_manager: DeltaIOManager | None = None,
+    key: Sequence[str] = (),
+) -> dg.AssetsDefinition:
+    """The asset of one file: the dtRefs of the run in one query, or without a calendar the table as a whole.
+
+    Args:
+        lakehouse: where the table is.
+        sql: its query.
+        group: its group in Dagster.
+        deps: what it is made from.
+        condition: when it runs by itself.
+        calendar: its dtRefs; None: it has none, and is replaced whole.
+        exist: those of some dtRefs that have rows at a moment; all, by default.
+        io_manager: what writes it; None: the code location's `delta_io_manager`.
+        key: columns (the dtRef among them) of which each combination has one row; without them that is not checked.
+    """
     kept = load_sql(sql.path, tables=AGGREGATES)
-    key = key_of(sql)
 
     @dg.asset(
         key=sql.name.split("."),
         description=sql.description,
-        deps=[touched, *(dg.AssetKey(name.split(".")) for name in tables)],
-        partitions_def=dtrefs(lakehouse.settings),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        automation_condition=on_change(of=touched),
-        freshness_policy=each_day(),
-        io_manager_key="delta_io_manager",
+        deps=deps,
+        partitions_def=calendar,
+        backfill_policy=dg.BackfillPolicy.single_run() if calendar else None,
+        automation_condition=condition,
+        freshness_policy=each_day() if key else None,
+        io_manager_key=None if io_manager else IO_MANAGER,
+        io_manager_def=io_manager,
         group_name=group,
         kinds={"deltalake", "sql"},
         owners=["team:upsell"],
         code_version=sql.code_version,
         pool=sql.name,
-        metadata={**definition_metadata(lakehouse, sql.name), PARTITION_COLUMN: "dtRef", KEY: ", ".join(key)},
-        check_specs=written_specs(sql.name, key),
+        metadata={
+            **definition_metadata(lakehouse, sql.name),
+            **({PARTITION_COLUMN: "dtRef"} if calendar else {}),
+            **({KEY: ", ".join(key)} if key else {}),
+        },
+        check_specs=written_specs(sql.name, key) if key else None,
     )
-    def daily(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Query] | dg.AssetCheckResult]:
+    def table(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Query] | dg.AssetCheckResult]:
         now = datetime.now(UTC)
-        wanted = [date.fromisoformat(key) for key in context.partition_keys]
-        exists = existing(sql.name, event_days(lakehouse.lake, now), local_day(now), None)
-        versions = current_versions(lakehouse.lake, lakehouse.engine, kept)
-        query = daily_query(kept, [day for day in wanted if exists and day in exists], now, versions)
+        tables = current_tables(lakehouse.lake, lakehouse.engine, kept)
+        query = timed_query(kept, now, tables)
+        if calendar:
+            query = query.over(exist([date.fromisoformat(day) for day in context.partition_keys], now))
         # The IO manager writes it before what follows.
         yield dg.Output(replace(query, sql=described(sql)))
-        made = lakehouse.lake.open(sql.name)
-        declared = dict.fromkeys(described(sql).columns)
-        yield from written_results(context.instance, lakehouse.lake, made, key, declared)
+        if key:
+            made, declared = lakehouse.lake.open(sql.name), dict.fromkeys(described(sql).columns)
+            yield from written_results(context.instance, lakehouse.lake, made, key, declared)
 
-    return daily
+    return table
 
 
 def key_of(sql: SqlFile) -> list[str]:
@@ -96,17 +143,26 @@ def key_of(sql: SqlFile) -> list[str]:
     return [column for column in KEYS if column in sql.columns]
 
 
-def current_versions(lake: Lake, engine: Engine, kept: SqlFile) -> dict[str, int]:
-    """The versions of the tables that a query reads, after its aggregates were brought up to date with silver."""
-    versions = refresh_aggregates(lake, engine, kept.tables & AGGREGATES.keys())
-    return versions | {name: lake.open(name).version() for name in kept.tables - versions.keys() - {DTREFS}}
+def current_tables(lake: Lake, engine: Engine, kept: SqlFile) -> dict[str, DeltaTable]:
+    """The tables that a query reads, after its aggregates were brought up to date with silver."""
+    aggregates = refresh_aggregates(lake, engine, kept.tables & AGGREGATES.keys())
+    return aggregates | {name: lake.open(name) for name in kept.tables - aggregates.keys() - {DTREFS}}
 
 
-def daily_query(sql: SqlFile, days: list[date], now: datetime, versions: dict[str, int] | None = None) -> Query:
+def daily_query(sql: SqlFile, days: list[date], now: datetime, tables: dict[str, DeltaTable] | None = None) -> Query:
     """The query of a daily table for a set of dtRefs, each row with the time of its computation (UTC)."""
-    rows = exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(sql.tree.subquery("q"))
+    return timed_query(sql, now, tables).over(days)
+
+
+def timed_query(sql: SqlFile, now: datetime, tables: dict[str, DeltaTable] | None = None) -> Query:
+    """The query of a file, each row with the time of its computation (UTC)."""
     params = {"computed_at": now, **({"now": now} if "now" in sql.parameters else {})}
-    return Query(rows, params, {}, versions or {}, described(sql)).over(days)
+    return Query(_with_time(sql.tree), params, {}, tables or {}, described(sql))
+
+
+@lru_cache(maxsize=32)
+def _with_time(tree: exp.Query) -> exp.Query:
+    return exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(tree.subquery("q"))
 
 
 def described(sql: SqlFile) -> SqlFile:

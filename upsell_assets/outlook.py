@@ -15,19 +15,12 @@ from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRun, Dag
 from upsell_assets.capture.assets import open_capture
 from upsell_assets.errors import RetryableError, UpsellError
 from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.runs import UNDER_WAY
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.refresh import versions_behind
 from upsell_assets.silver.tables import silver_tables
 from upsell_assets.silver.touched import SCORES, WINDOWS
 from upsell_assets.status import waiting_files
-
-UNDER_WAY = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ partition, so that none is left out.
 from __future__ import annotations
 
 from datetime import date
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -21,10 +22,10 @@ def landing_days(settings: Settings) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(start.isoformat(), end_offset=1, timezone="UTC")
 
 
-def dtrefs(settings: Settings) -> dg.DailyPartitionsDefinition:
+def dtrefs(settings: Settings, zone: ZoneInfo = LOCAL_ZONE) -> dg.DailyPartitionsDefinition:
     """One partition per local day of reference."""
     start = settings.first_day or DEFAULT_START
-    return dg.DailyPartitionsDefinition(start.isoformat(), end_offset=1, timezone=LOCAL_ZONE.key)
+    return dg.DailyPartitionsDefinition(start.isoformat(), end_offset=1, timezone=zone.key)
 
 
 def first_day(calendar: dg.DailyPartitionsDefinition) -> date:

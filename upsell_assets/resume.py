@@ -15,7 +15,8 @@ from pathlib import Path
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from upsell_assets.errors import RetryableError
-from upsell_assets.outlook import UNDER_WAY, made_good
+from upsell_assets.outlook import made_good
+from upsell_assets.runs import UNDER_WAY
 
 READY_SECONDS = 90
 _RECENT_FAILURES = 20

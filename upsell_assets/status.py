@@ -98,9 +98,8 @@ def _behind(lakehouse: Lakehouse, table: SilverTable) -> int | None:
 
 
 def _status(lakehouse: Lakehouse, name: str, lag: int | None = None, quarantined: int = 0) -> TableStatus:
-    if not lakehouse.lake.exists(name):
+    if (table := lakehouse.lake.find(name)) is None:
         return TableStatus(name, None, None, None, lag, quarantined)
-    table = lakehouse.lake.open(name)
     actions = pa.table(table.get_add_actions(flatten=True))
     return TableStatus(
         name,

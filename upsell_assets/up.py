@@ -53,6 +53,7 @@ class Options:
     customers: int = 3000
     days: int = 180
     port: int = 0
+    activity: bool = True
 
 
 def run(settings: Settings, options: Options, report: Reporter) -> None:
@@ -74,8 +75,9 @@ def run(settings: Settings, options: Options, report: Reporter) -> None:
         with Supervisor(settings.home) as supervisor:
             url = _start_dagster(supervisor, running, options.port, say)
             if _complete(supervisor, running, options, started, report) and not options.once:
-                say(_what_to_look_at(url))
-                with _live_activity(running, say, on=simulated):
+                chatting = simulated and options.activity
+                say(_what_to_look_at(url, chatting=chatting))
+                with _live_activity(running, say, on=chatting):
                     supervisor.wait()
 
 
@@ -292,7 +294,8 @@ def _note(view: Outlook) -> str:
     return "; ".join(parts)
 
 
-def _what_to_look_at(url: str) -> str:
+def _what_to_look_at(url: str, *, chatting: bool) -> str:
+    goes_on = "Customers go on chatting; " if chatting else ""
     return f"""
   graph     {url}/asset-groups    every table of each layer, and what runs
   runs      {url}/runs            what the sensors start as activity flows through
@@ -300,4 +303,4 @@ def _what_to_look_at(url: str) -> str:
   query     upsell query "SELECT * FROM gold.upsell.churn_report ORDER BY dtRef DESC LIMIT 5"
   status    upsell status
 
-Customers go on chatting; Ctrl-C stops everything, `upsell up` goes on where it was."""
+{goes_on}Ctrl-C stops everything, `upsell up` goes on where it was."""

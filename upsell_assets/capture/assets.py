@@ -1,30 +1,35 @@
-"""Capture in Dagster: the job that drains the slot, the sensor that starts it, and checks of how far it lags."""
+"""Capture in Dagster: the step that drains the slot, the sensor that starts it, and checks of how far it lags.
+
+What was captured goes on to bronze and silver in the same run: each run costs seconds before it does anything, and what
+it wrote need not be looked for. Files that came otherwise are found by the landing sensor (`raw.assets`).
+"""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 import dagster as dg
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.scheduler.instigation import SensorInstigatorData
 
+from upsell_assets import automation
 from upsell_assets.capture.job import Capture
 from upsell_assets.capture.stream import Lag
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.raw.assets import raw_key
+from upsell_assets.lake.metadata import Made
+from upsell_assets.partitions import landing_days, landing_partition
+from upsell_assets.raw.assets import CAPTURE, landed_on, raw_key, raw_specs
+from upsell_assets.runs import under_way
 
-JOB = "capture"
 CHECK = "captured_in_time"
 _CHECK_AGAIN = timedelta(minutes=15)
+_LONGEST_WAIT = timedelta(minutes=1)
 _TRY_AGAIN_MINUTES = 10
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 
 def open_capture(lakehouse: Lakehouse) -> Capture | None:
@@ -42,36 +47,57 @@ def open_capture(lakehouse: Lakehouse) -> Capture | None:
     )
 
 
-def capture_job(lakehouse: Lakehouse) -> dg.JobDefinition:
-    """Full loads that are due, then everything committed by now, into raw."""
+def capture_assets(lakehouse: Lakehouse) -> list[dg.AssetsDefinition]:
+    """The raw tables that are captured: full loads that are due, then everything committed by now. None without a source."""
+    if lakehouse.settings.source_dsn is None or not lakehouse.captured:
+        return []
 
-    @dg.op(pool=JOB, description="Drain the replication slot into raw files.")
-    def drain(context: dg.OpExecutionContext) -> None:
+    @dg.multi_asset(
+        name=lakehouse.named("drain"),
+        specs=raw_specs(lakehouse, lakehouse.captured.values()),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=lakehouse.named(CAPTURE),
+    )
+    def drain(context: dg.AssetExecutionContext) -> Iterator[Made]:
         capture = open_capture(lakehouse)
-        if capture is None:
-            raise dg.Failure(
-                "capture: UPSELL_SOURCE_DSN is not set, or other producers write all tables. Set it, or drop files into raw."
-            )
+        assert capture is not None
         capture.ensure_full_load()
         drained = capture.drain()
         context.log.info("changes: %s, position %s", drained.changes, drained.position)
-        context.add_output_metadata(
-            {"changes": drained.changes, "files": len(drained.files), "position": drained.position}
-        )
+        for table, contract in lakehouse.captured.items():
+            held = landed_on(lakehouse, contract, context.partition_key_range.end)
+            yield dg.MaterializeResult(
+                asset_key=raw_key(contract),
+                metadata={
+                    **held.metadata,
+                    "changes": drained.changes.get(table, 0),
+                    "position": drained.position,
+                },
+                data_version=dg.DataVersion(held.version),
+            )
 
-    @dg.job(name=JOB, description="Database to raw: drains the replication slot, then stops.")
-    def capture() -> None:
-        drain()
+    return [drain]
 
-    return capture
+
+def capture_job(lakehouse: Lakehouse, following: Iterable[dg.AssetsDefinition] = ()) -> UnresolvedAssetJobDefinition:
+    """What the sensor starts: a drain, and what follows from it in the same run."""
+    assets = list(following)
+    keys = [*map(raw_key, lakehouse.captured.values()), *(key for asset in assets for key in asset.keys)]
+    # Checks of their own, such as the comparison with the database, cost more than what came.
+    own_checks = dg.AssetSelection.checks(*(key for asset in assets for key in asset.check_keys))
+    return dg.define_asset_job(
+        lakehouse.named(CAPTURE),
+        dg.AssetSelection.assets(*keys).without_checks() | own_checks,
+        description="Database to raw, and on: drains the replication slot, takes in what came, then stops.",
+    )
 
 
 def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:
     """Starts the capture job when the slot lags and none runs; says how far it lags."""
 
     @dg.sensor(
-        name="capture_sensor",
-        job_name=JOB,
+        name=lakehouse.named("capture_sensor"),
+        job_name=lakehouse.named(CAPTURE),
         description="Starts a capture when the database has committed what the lake has not seen.",
         minimum_interval_seconds=lakehouse.settings.capture_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -80,11 +106,11 @@ def capture_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
         capture = open_capture(lakehouse)
         if capture is None:
             return dg.SkipReason("no source database: UPSELL_SOURCE_DSN is not set")
-        busy = _busy(context)
+        busy = _busy(context, lakehouse, clock())
         seen = _look(capture, drained=busy is not None)
         if isinstance(seen, PermanentError):
             context.log.warning(str(seen))
-        due = busy or _due(seen, clock())
+        due = busy or _due(seen, clock(), landing_days(lakehouse.settings))
         said = None if isinstance(seen, RetryableError) else _news(_judged(lakehouse, seen), context.cursor, clock())
         return dg.SensorResult(
             run_requests=[due] if isinstance(due, dg.RunRequest) else None,
@@ -119,24 +145,47 @@ def _look(capture: Capture, *, drained: bool) -> _Seen:
         return error
 
 
-def _busy(context: dg.SensorEvaluationContext) -> dg.SkipReason | None:
-    if context.instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=_UNDER_WAY), limit=1):
+def _busy(context: dg.SensorEvaluationContext, lakehouse: Lakehouse, now: datetime) -> dg.SkipReason | None:
+    if under_way(context.instance, lakehouse.named(CAPTURE)):
         return dg.SkipReason("a capture is under way")
     if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
         # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
         return dg.SkipReason("runs are queued: the changes wait in the database")
+    if _unanswered(context.instance, lakehouse, now):
+        return dg.SkipReason("what follows from the last capture is asked for first")
     return None
 
 
-def _due(seen: _Seen, now: datetime) -> dg.RunRequest | dg.SkipReason:
+def _unanswered(instance: dg.DagsterInstance, lakehouse: Lakehouse, now: datetime) -> bool:
+    """Whether conditions were not looked at since the last capture ended.
+
+    They wait while silver is being made: captures that follow each other without a gap would hold back for ever what
+    follows from them. Nor does a capture wait for ever for a sensor that stands still.
+    """
+    last = instance.get_run_records(
+        dg.RunsFilter(job_name=lakehouse.named(CAPTURE), statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1
+    )
+    ended = last[0].end_time if last else None
+    if ended is None or now.timestamp() - ended > _LONGEST_WAIT.total_seconds():
+        return False
+    looks = [
+        state.instigator_data.last_tick_start_timestamp or 0.0
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        if state.name == lakehouse.named(automation.SENSOR) and isinstance(state.instigator_data, SensorInstigatorData)
+    ]
+    return bool(looks) and max(looks) < ended
+
+
+def _due(seen: _Seen, now: datetime, calendar: dg.DailyPartitionsDefinition) -> dg.RunRequest | dg.SkipReason:
+    tags = {"dagster/partition": landing_partition(now.date(), calendar)}
     if isinstance(seen, RetryableError):
         return dg.SkipReason(str(seen))
     if isinstance(seen, PermanentError):
         # The job says it where people look, and takes a full load that is due; once, and then now and then, since a
         # fault that stays would fill the list of runs.
         fault = hashlib.sha256(str(seen).encode()).hexdigest()[:16]
-        return dg.RunRequest(run_key=f"{fault} {now:%Y-%m-%d %H}:{now.minute // _TRY_AGAIN_MINUTES}")
-    return dg.RunRequest() if seen[0] else dg.SkipReason("nothing new is committed")
+        return dg.RunRequest(run_key=f"{fault} {now:%Y-%m-%d %H}:{now.minute // _TRY_AGAIN_MINUTES}", tags=tags)
+    return dg.RunRequest(tags=tags) if seen[0] else dg.SkipReason("nothing new is committed")
 
 
 def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
@@ -145,7 +194,7 @@ def lag_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
         return []
 
     @dg.multi_asset_check(
-        name=CHECK,
+        name=lakehouse.named(CHECK),
         specs=[_spec(contract) for contract in lakehouse.captured.values()],
         description="Whether capture keeps up with the database.",
     )

@@ -31,7 +31,7 @@ def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
         return []
 
     @dg.multi_asset_check(
-        name=NAME,
+        name=lakehouse.named(NAME),
         specs=[_spec(contract) for contract in lakehouse.captured.values()],
         can_subset=True,
         description="Bronze holds what the source database holds.",
@@ -50,7 +50,9 @@ def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
 
 def verify_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
     """Compares all tables at the times that the settings name."""
-    return checks_schedule("verify", checks, lakehouse.settings.verify_schedule, "Bronze against the database.")
+    return checks_schedule(
+        lakehouse.named("verify"), checks, lakehouse.settings.verify_schedule, "Bronze against the database."
+    )
 
 
 def served_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:

@@ -30,6 +30,7 @@ def up(
     customers: Annotated[int, typer.Option(min=1, help="Customers to simulate.")] = 3000,
     days: Annotated[int, typer.Option(min=1, help="Days of history to simulate.")] = 180,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web interface; 0: any free one.")] = 0,
+    activity: Annotated[bool, typer.Option(help="Let simulated customers go on chatting.")] = True,
 ) -> None:
     """Bring everything up: services, data, full load, Dagster with all sensors.
 
@@ -41,7 +42,7 @@ def up(
 
     settings = load_settings()
     with reporter() as report:
-        run(settings, Options(once, seed_from, customers, days, port), report)
+        run(settings, Options(once, seed_from, customers, days, port, activity), report)
     if once:
         status(as_json=False)
 

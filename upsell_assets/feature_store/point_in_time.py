@@ -136,7 +136,7 @@ class FeatureStore:
         wanted = [exp.column(column, "f") for column in (DTREF, CUSTOMER, *columns)]
         tree = exp.select(*wanted).from_(exp.alias_(exp.to_table(name, dialect="spark"), "f", table=True))
         tree = tree.join(exp.alias_(exp.to_table(DTREFS), "r", table=True), on=f"r.{DTREF} = f.{DTREF}")
-        return self.engine.run(Query(tree, versions={name: pins[name]}).over(days)).read_all()
+        return self.engine.run(Query(tree, tables={name: self.lake.open(name, pins[name])}).over(days)).read_all()
 
     def _sources(self, features: Iterable[str] = FEATURE_TABLES) -> list[SilverTable]:
         """The tables of silver that these feature tables are made of."""

@@ -22,6 +22,9 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import table_metadata
 from upsell_assets.lake.portions import run_by_portions
 
+IO_MANAGER = "delta_io_manager"
+"""The resource key under which the code location has it."""
+
 PARTITION_COLUMN = "partition_expr"
 """Metadata key under which an asset names the column that its partitions are (Dagster's own convention)."""
 
@@ -78,7 +81,7 @@ class DeltaIOManager(dg.IOManager):
         if column and context.has_asset_partitions:
             days = [exp.cast(exp.Literal.string(key), "date") for key in context.asset_partition_keys]
             tree = tree.where(exp.column(str(column)).isin(*days))
-        query = Query(tree, versions={name: table.version()})
+        query = Query(tree, tables={name: table})
         if wanted is pa.RecordBatchReader:
             return self._lakehouse.engine.run(query)
         return self._lakehouse.engine.run(query).read_all() if wanted is pa.Table else query

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from upsell_assets.contracts import Contract, load_contracts
+from upsell_assets.errors import ContractError
 from upsell_assets.lake.engines import Engine, open_engine
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake
@@ -16,14 +17,37 @@ LAYERS = ("bronze", "silver", "feature_store", "gold")
 
 @dataclass(frozen=True)
 class Lakehouse:
-    """Settings, contracts, object store, tables and engine; each is opened when it is first used."""
+    """Settings, contracts, object store, tables and engine; each is opened when it is first used.
+
+    Attributes:
+        settings: where everything is.
+        name: what tells the jobs and sensors of this lake from those of another one in the same code location; "" where
+            there is no other.
+        only: the tables of the contracts that count; empty: all.
+    """
 
     settings: Settings
+    name: str = ""
+    only: tuple[str, ...] = ()
+
+    def named(self, what: str) -> str:
+        """The name of a job, sensor, schedule or pool of this lake."""
+        return f"{self.name}_{what}" if self.name else what
 
     @cached_property
     def contracts(self) -> dict[str, Contract]:
-        """The contracts by table name."""
-        return load_contracts(self.settings.contracts)
+        """The contracts by table name.
+
+        Raises:
+            ContractError: a contract is not valid, or there is none of a table that is asked for.
+        """
+        contracts = load_contracts(self.settings.contracts)
+        if missing := sorted(set(self.only) - contracts.keys()):
+            raise ContractError(
+                f"contracts: {', '.join(missing)} is not among the tables of {self.settings.contracts}, which are "
+                f"{', '.join(contracts)}. Write its contract, or correct the name."
+            )
+        return {table: contract for table, contract in contracts.items() if not self.only or table in self.only}
 
     @property
     def captured(self) -> dict[str, Contract]:

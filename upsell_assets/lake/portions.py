@@ -11,7 +11,7 @@ from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.partitions import PORTION_ROWS
 from upsell_assets.lake.sql import DTREFS
 
-FIRST_DAYS = 8
+FIRST_DAYS = 2
 """dtRefs of the first portion; how many rows they have tells how many the next may take."""
 
 MOST_DAYS = 16

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +32,9 @@ DTREFS, FIRST_DTREF, LAST_DTREF = "dtrefs", "first_dtref", "last_dtref"
 """The relation of the requested dtRefs, and the markers for the first and the last of them."""
 
 Parameter = bool | int | float | str | datetime | date | None
+
+_EDGE = "\ue000"
+"""What stands around the name of a marker in a rendered query: a character that no language has."""
 
 
 class _SparkParser(SparkParser):
@@ -90,8 +94,8 @@ class SqlFile:
     code_version: str
 
 
-def load_sql(path: Path, *, tables: Collection[str] = ()) -> SqlFile:
-    """Reads `<layer>/<table>.sql`.
+def load_sql(path: Path, *, tables: Collection[str] = (), schema: str = SCHEMA) -> SqlFile:
+    """Reads `<layer>/<table>.sql`; the table is of this schema.
 
     A table whose name starts with `_` and has a file beside the layers, such as `feature_store.upsell._cliente_dia`
     in `feature_store/_cliente_dia.sql`, is an internal view and is inlined as a CTE, unless it is one of `tables`: those
@@ -105,7 +109,7 @@ def load_sql(path: Path, *, tables: Collection[str] = ()) -> SqlFile:
     tree = _inline_views(_parse(path), path.parent.parent, tables)
     return SqlFile(
         path=path,
-        name=f"{path.parent.name}.{SCHEMA}.{path.stem}",
+        name=f"{path.parent.name}.{schema}.{path.stem}",
         text=text,
         tree=tree,
         description=_leading_comment(text),
@@ -137,19 +141,20 @@ def output_columns(tree: exp.Query) -> list[str]:
     return [select.alias_or_name for select in tree.selects]
 
 
+@lru_cache(maxsize=256)
 def source_tables(tree: exp.Query) -> frozenset[str]:
     """The names of the tables that the query reads, without its own CTEs."""
     return frozenset(_name(table) for table in _sources(tree))
 
 
-def bind(tree: exp.Query, tables: Mapping[str, str], params: Mapping[str, Parameter]) -> exp.Query:
+def bind(tree: exp.Query, tables: Mapping[str, str], params: Mapping[str, Parameter | exp.Expr]) -> exp.Query:
     """A copy of the query over an engine's own names, with literals in the place of its `:name` markers.
 
     Args:
         tree: the query of a `SqlFile`.
         tables: table, as in `SqlFile.tables` -> the engine's name for it; dots separate its parts, unless quoted.
             A table that is left out keeps its name.
-        params: marker -> value; datetimes carry a zone and become the instant, in UTC.
+        params: marker -> value, or what else stands in its place; datetimes carry a zone and become the instant, in UTC.
 
     Raises:
         ValueError: a marker has no value, or a datetime has no zone.
@@ -173,6 +178,31 @@ def to_spark(tree: exp.Query) -> str:
 def to_duckdb(tree: exp.Query) -> str:
     """The query in DuckDB's dialect, with the results that Spark has; the session's TimeZone must be UTC."""
     return tree.sql(_DuckDB, identify=True, comments=False)
+
+
+def render_duckdb(tree: exp.Query, tables: Mapping[str, str], params: Mapping[str, Parameter]) -> str:
+    """`to_duckdb(bind(tree, tables, params))`, where the same query runs again and again with other values.
+
+    All but the values is rendered once: of a wide query that takes longer than a small answer.
+
+    Raises:
+        ValueError: as `bind`.
+    """
+    pieces = _rendered(tree, tuple(sorted(tables.items())))
+    if missing := set(pieces[1::2]) - params.keys():
+        raise ValueError(f"no value for the marker :{min(missing)}")
+    return "".join(
+        _literal(params[piece]).sql(_DuckDB, identify=True) if number % 2 else piece
+        for number, piece in enumerate(pieces)
+    )
+
+
+@lru_cache(maxsize=256)
+def _rendered(tree: exp.Query, tables: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Text, the name of a marker, text, ..."""
+    names = {marker.name for marker in tree.find_all(exp.Placeholder)}
+    marked = bind(tree, dict(tables), {name: exp.Var(this=f"{_EDGE}{name}{_EDGE}") for name in names})
+    return tuple(to_duckdb(marked).split(_EDGE))
 
 
 def lineage(tree: exp.Query, schemas: Mapping[str, Mapping[str, str]]) -> dict[str, set[tuple[str, str]]]:
@@ -302,7 +332,7 @@ def _prefixed(view: exp.Query, prefix: str) -> exp.Query:
     return view
 
 
-def _literal(value: Parameter) -> exp.Expr:
+def _literal(value: Parameter | exp.Expr) -> exp.Expr:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError(f"a datetime parameter needs a zone: {value!r}")

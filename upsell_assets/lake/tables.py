@@ -7,7 +7,6 @@ partitions. Not here: what is merged into a table (`bronze`, `silver`) or how SQ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -84,6 +83,13 @@ class Lake:
         except TableNotFoundError as error:
             raise UnknownTableError(f"{name}: no such table in {self.root} yet.") from error
 
+    def find(self, name: str) -> DeltaTable | None:
+        """The table at its newest version, if there is one."""
+        try:
+            return self.open(name)
+        except UnknownTableError:
+            return None
+
     def rows(self, table: DeltaTable) -> ds.Dataset:
         """The rows of an opened table, read lazily; partitions that a condition excludes are skipped.
 
@@ -108,9 +114,7 @@ class Lake:
         partition_by: tuple[str, ...] = (),
     ) -> DeltaTable:
         """The table, made empty at version 0 where there was none, with the pinned properties."""
-        with suppress(UnknownTableError):
-            return self.open(name)
-        return DeltaTable.create(
+        return self.find(name) or DeltaTable.create(
             self.uri(name),
             schema,
             mode="ignore",
@@ -148,7 +152,7 @@ class Lake:
                 schema_mode="overwrite",
                 commit_properties=commit_properties(watermarks),
             )
-        return self.open(name)
+        return table
 
 
 def _partition(known: pc.Expression, columns: list[str]) -> pc.Expression | None:

@@ -42,7 +42,9 @@ def read_labelled(
     Raises:
         PermanentError: see `FeatureStore.training_set`; or nothing had arrived when the dtRefs began.
     """
-    labels = Query(LABEL_SQL.tree, {"now": now}, {DTREFS: days_of(days)}, {EVENTS: versions[EVENTS]})
+    labels = Query(
+        LABEL_SQL.tree, {"now": now}, {DTREFS: days_of(days)}, {EVENTS: store.lake.open(EVENTS, versions[EVENTS])}
+    )
     labelled = store.engine.run(labels).read_all()
     rows = store.training_set(labelled, pins=versions, known_at=known_at)
     if labelled.num_rows and not rows.num_rows:

@@ -62,18 +62,15 @@ def as_served(features: pa.Table, model: str, version: int) -> pa.Table:
 
 def skews(store: FeatureStore, model: str, newest: int) -> Iterator[Skew]:
     """The skew of the newest dtRefs that a model has scored, the oldest of them first; one is in memory at a time."""
-    if not store.lake.exists(SERVED):
+    if (table := store.lake.find(SERVED)) is None:
         return
-    table = store.lake.open(SERVED)
     parts = pa.table(table.get_add_actions(flatten=True))
     scored = parts.filter(pc.equal(parts[f"partition.{MODEL_NAME}"], model))[f"partition.{DTREF}"]
     versions = store.pins()
     for dtref in sorted(pc.unique(scored).to_pylist())[-newest:]:
         rows = exp.select("*").from_(exp.to_table(SERVED, dialect="spark"))
         rows = rows.where(exp.column(DTREF).eq(exp.cast(exp.Literal.string(dtref.isoformat()), "date")))
-        served = store.engine.run(
-            Query(rows.where(exp.column(MODEL_NAME).eq(model)), versions={SERVED: table.version()})
-        )
+        served = store.engine.run(Query(rows.where(exp.column(MODEL_NAME).eq(model)), tables={SERVED: table}))
         yield compare(dtref, served.read_all(), store.training_set(days_of([dtref]), pins=versions))
 
 

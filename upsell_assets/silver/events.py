@@ -35,8 +35,8 @@ def day_begins(day: date) -> datetime:
 def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> EventDays | None:
     """The first and the newest day with an event, now or once `change` of the transactions is committed."""
     with reader(lake) as connection:
-        if lake.exists(TRANSACTIONS):
-            times = f"SELECT idTransacao, dtTransacao FROM ({rows_of(connection, 'held', lake.open(TRANSACTIONS))})"
+        if table := lake.find(TRANSACTIONS):
+            times = f"SELECT idTransacao, dtTransacao FROM ({rows_of(connection, 'held', table)})"
         else:
             times = "SELECT '' AS idTransacao, NULL::TIMESTAMPTZ AS dtTransacao WHERE false"
         if change is not None:
@@ -67,9 +67,8 @@ def line_days(lake: Lake, change: Difference, now: datetime | None = None) -> tu
 
     A transaction that is not there has no day yet; -1 is the version of a table that was not there.
     """
-    if not lake.exists(TRANSACTIONS):
+    if (table := lake.find(TRANSACTIONS)) is None:
         return set(), -1
-    table = lake.open(TRANSACTIONS)
     with reader(lake) as connection:
         connection.register("old", change.old)
         connection.register("new", change.new)

@@ -6,6 +6,8 @@ are looked up that were deleted. Not here: what becomes of the rows (the `.sql` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -24,7 +26,7 @@ Versions = dict[str, int]
 
 
 def touched_rows(
-    lake: Lake, table: SilverTable, since: Versions | None, sources: Versions
+    lake: Lake, table: SilverTable, since: Versions | None, sources: Mapping[str, DeltaTable]
 ) -> tuple[pa.Table, pa.Table | None]:
     """The source rows of the touched keys as they now stand, and the keys; without keys, the rows are all there are.
 
@@ -32,14 +34,14 @@ def touched_rows(
         lake: where the tables lie.
         table: made from a table of bronze.
         since: the versions taken in already; None: all rows are asked for.
-        sources: the versions that are looked at now.
+        sources: what is looked at now, as it was opened.
     """
     contract = table.contract
     assert contract is not None
-    versioned = {name: version for name, version in sources.items() if name != floors_name(contract)}
+    versioned = {name: source for name, source in sources.items() if name != floors_name(contract)}
     with reader(lake) as connection:
-        for number, (name, version) in enumerate(versioned.items()):
-            _show(connection, number, lake.open(name, version), since[name] if since else None)
+        for number, (name, source) in enumerate(versioned.items()):
+            _show(connection, number, source, since[name] if since else None)
         key = quote(table.source_key)
         news = " UNION ".join(f"SELECT {key} FROM news_{number}" for number, _ in enumerate(versioned))
         if since is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.bronze.floors import floors_name, open_floors
 from upsell_assets.bronze.tables import GENERATION, changes_name, table_name, tombstones_name
@@ -67,22 +67,23 @@ def versions_behind(lake: Lake, table: SilverTable) -> int:
     Raises:
         UnknownTableError: a source has not been made yet.
     """
-    sources = _source_versions(lake, table)
-    target = lake.open(table.name) if lake.exists(table.name) else None
+    sources = _versions(_sources(lake, table))
+    target = lake.find(table.name)
     known = {name: target.transaction_version(name) if target else None for name in sources}
     return sum(version - (-1 if (at := known[name]) is None else at) for name, version in sources.items())
 
 
 def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit: BeforeCommit | None) -> Refreshed:
-    sources = _source_versions(lake, table)
-    target = lake.open(table.name) if lake.exists(table.name) else None
+    tables = _sources(lake, table)
+    sources = _versions(tables)
+    target = lake.find(table.name)
     code = _code(lake, table)
     known = {name: target.transaction_version(name) for name in (*sources, CODE)} if target else {}
     if target and known == {**sources, CODE: code}:
         return Refreshed(version=target.version(), sources=sources)
     since = _since(table, known, sources) if known.get(CODE) == code else None
-    rows, keys = touched_rows(lake, table, since, sources) if table.contract else (None, None)
-    new = engine.run(_query(lake, table, rows, sources)).read_all()
+    rows, keys = touched_rows(lake, table, since, tables) if table.contract else (None, None)
+    new = engine.run(_query(lake, table, rows, tables)).read_all()
     if found := doubled(new, table.key):
         raise DoubledKeysError(table.name, table.key, found, _raw_files(table, rows, found))
     if target is not None and since is not None and column_types(target) != column_types(new):
@@ -127,8 +128,8 @@ def _note_days(lake: Lake, table: SilverTable, version: int, difference: Differe
 def _code(lake: Lake, table: SilverTable) -> int:
     """What the table is made by: its SQL, and the generation of the bronze table that it is made from."""
     generation = None
-    if table.contract is not None and lake.exists(table_name(table.contract)):
-        generation = lake.open(table_name(table.contract)).transaction_version(GENERATION)
+    if table.contract is not None and (live := lake.find(table_name(table.contract))):
+        generation = live.transaction_version(GENERATION)
     return int(table.sql.code_version[:12], 16) + (generation or 0)
 
 
@@ -143,26 +144,31 @@ def _since(table: SilverTable, known: dict[str, int | None], sources: dict[str, 
     return taken if len(taken) == len(sources) else None
 
 
-def _source_versions(lake: Lake, table: SilverTable) -> dict[str, int]:
+def _versions(tables: dict[str, DeltaTable]) -> dict[str, int]:
+    return {name: table.version() for name, table in tables.items()}
+
+
+def _sources(lake: Lake, table: SilverTable) -> dict[str, DeltaTable]:
+    """What a table is made from, opened at its newest versions."""
     if table.contract is None:
-        return {name: lake.open(name).version() for name in sorted(table.sql.tables)}
+        return {name: lake.open(name) for name in sorted(table.sql.tables)}
     if table.from_changes:
         # The floors first: a load's rows are kept before its end is written down, so that none ends without them.
-        floors = {floors_name(table.contract): open_floors(lake, table.contract).version()}
-        return floors | {changes_name(table.contract): lake.open(changes_name(table.contract)).version()}
+        floors = {floors_name(table.contract): open_floors(lake, table.contract)}
+        return floors | {changes_name(table.contract): lake.open(changes_name(table.contract))}
     # The live table first: see bronze.merge.
-    live = {table_name(table.contract): lake.open(table_name(table.contract)).version()}
-    return live | {tombstones_name(table.contract): lake.open(tombstones_name(table.contract)).version()}
+    live = {table_name(table.contract): lake.open(table_name(table.contract))}
+    return live | {tombstones_name(table.contract): lake.open(tombstones_name(table.contract))}
 
 
-def _query(lake: Lake, table: SilverTable, rows: pa.Table | None, sources: dict[str, int]) -> Query:
+def _query(lake: Lake, table: SilverTable, rows: pa.Table | None, sources: dict[str, DeltaTable]) -> Query:
     contract = table.contract
     if rows is None or contract is None:
-        return Query(table.sql.tree, versions=sources)
+        return Query(table.sql.tree, tables=sources)
     if not table.from_changes:
         return Query(table.sql.tree, relations={table_name(contract): rows})
     floors = floors_name(contract)
-    ends = lake.rows(lake.open(floors, sources[floors])).to_table()
+    ends = lake.rows(sources[floors]).to_table()
     return Query(table.sql.tree, history_params(contract), {changes_name(contract): rows, floors: ends})
 
 

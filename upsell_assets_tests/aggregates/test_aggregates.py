@@ -42,7 +42,8 @@ def refresh_silver(lake: Lake, *names: str) -> None:
 
 
 def bring_up_to_date(lake: Lake) -> dict[str, int]:
-    return refresh_aggregates(lake, EmbeddedEngine(lake), AGGREGATES)
+    tables = refresh_aggregates(lake, EmbeddedEngine(lake), AGGREGATES)
+    return {name: table.version() for name, table in tables.items()}
 
 
 def rows(lake: Lake, name: str) -> list[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from reference import Keyed
 from run_sql import PACKAGE, by_dt_ref
 
 from upsell_assets.aggregates import AGGREGATES
-from upsell_assets.dtref_assets import COMPUTED, current_versions, daily_query, sql_files
+from upsell_assets.dtref_assets import COMPUTED, current_tables, daily_query, sql_files
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.portions import run_by_portions
@@ -95,8 +95,8 @@ class DailyTables:
         for name in sorted(asked.keys() - {SCORES}):
             days = sorted(set(asked[name]) & set(exist[name]))
             lake, engine, sql = self.lakehouse.lake, self.lakehouse.engine, KEPT[name]
-            versions = current_versions(lake, engine, sql)
-            rows = run_by_portions(engine, daily_query(sql, days, self.now, versions))
+            tables = current_tables(lake, engine, sql)
+            rows = run_by_portions(engine, daily_query(sql, days, self.now, tables))
             lake.replace(name, rows, partitions={"dtRef": sorted(asked[name])})
 
     def computed(self, name: str, days: Iterable[date]) -> dict[date, Keyed]:
@@ -106,7 +106,6 @@ class DailyTables:
 
     def held(self, name: str) -> dict[date, Keyed]:
         """What a table holds."""
-        if not self.lakehouse.lake.exists(name):
+        if (table := self.lakehouse.lake.find(name)) is None:
             return {}
-        table = self.lakehouse.lake.open(name).to_pyarrow_table()
-        return by_dt_ref(table.drop_columns([COMPUTED]), KEYS[name])
+        return by_dt_ref(table.to_pyarrow_table().drop_columns([COMPUTED]), KEYS[name])

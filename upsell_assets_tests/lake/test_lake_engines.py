@@ -263,8 +263,8 @@ def test_a_pinned_version_is_read_after_newer_commits(engine: Engine, lake: Lake
     new = put(lake, name, pa.table({"id": ["c"], "more": [1]}))
     text = f"SELECT * FROM {name} AS t ORDER BY t.id"
 
-    assert rows(engine, text, versions={name: old}) == [{"id": "a"}, {"id": "b"}]
-    assert rows(engine, text, versions={name: new}) == [{"id": "c", "more": 1}]
+    assert rows(engine, text, tables={name: lake.open(name, old)}) == [{"id": "a"}, {"id": "b"}]
+    assert rows(engine, text, tables={name: lake.open(name, new)}) == [{"id": "c", "more": 1}]
     assert rows(engine, text) == [{"id": "c", "more": 1}]
 
 
@@ -288,7 +288,7 @@ def test_versions_on_both_sides_of_a_checkpoint_are_read(engine: Engine, lake: L
     text = f"SELECT COUNT(*) AS nr, MAX(t.id) AS newest FROM {name} AS t"
 
     assert any(key.endswith(".checkpoint.parquet") for key in keys)
-    assert rows(engine, text, versions={name: 4}) == [{"nr": 4, "newest": 4}]
+    assert rows(engine, text, tables={name: lake.open(name, 4)}) == [{"nr": 4, "newest": 4}]
     assert rows(engine, text) == [{"nr": 12, "newest": 12}]
 
 

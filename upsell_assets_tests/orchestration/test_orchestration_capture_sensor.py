@@ -9,12 +9,16 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.sensor_definition import SensorType
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from upsell_assets.capture import setup
-from upsell_assets.capture.assets import capture_job, capture_sensor, lag_checks
+from upsell_assets.capture.assets import capture_assets, capture_job, capture_sensor, lag_checks
 from upsell_assets.capture.landing import read_state, write_state
 from upsell_assets.errors import SlotLostError
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -60,7 +64,7 @@ def captured(open_lakehouse: Callable[..., Lakehouse], database: Connection) -> 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.local_temp() as instance:  # an ephemeral one has no book of its sensors
         yield instance
 
 
@@ -70,11 +74,16 @@ def tick(lakehouse: Lakehouse, instance: dg.DagsterInstance) -> str:
     return done.skip_message or "run" * len(done.run_requests or ())
 
 
-def capture(lakehouse: Lakehouse, instance: dg.DagsterInstance) -> dict[str, object]:
-    """Run the job; what it tells."""
-    done = capture_job(lakehouse).execute_in_process(instance=instance)
-    [event] = [event for event in done.all_events if event.event_type_value == "STEP_OUTPUT"]
-    return {name: value.value for name, value in event.step_output_data.metadata.items()}
+def job(lakehouse: Lakehouse) -> dg.JobDefinition:
+    """The drain alone, without what follows from it."""
+    return dg.Definitions(capture_assets(lakehouse), jobs=[capture_job(lakehouse)]).resolve_job_def("capture")
+
+
+def capture(lakehouse: Lakehouse, instance: dg.DagsterInstance) -> dict[str, int]:
+    """Run it for today; how many changes it says that each table had."""
+    done = job(lakehouse).execute_in_process(instance=instance, partition_key=str(datetime.now(UTC).date()))
+    told = [event.materialization for event in done.get_asset_materialization_events()]
+    return {one.asset_key.path[-1]: one.metadata["changes"].value for one in told}
 
 
 def test_a_capture_starts_when_the_database_has_committed_something(
@@ -86,27 +95,17 @@ def test_a_capture_starts_when_the_database_has_committed_something(
 
     database.execute("""INSERT INTO customers ("idCustomer", "PointsCustomer") VALUES ('ana', 1), ('bia', 2)""")
     assert tick(captured, instance) == "run"
-    assert capture(captured, instance)["changes"] == {"customers": 2}
+    assert capture(captured, instance) == {"customers": 2, "transactions": 0, "transactions_product": 0}
 
     assert tick(captured, instance) == "nothing new is committed"
 
 
 def test_nothing_starts_while_a_capture_is_under_way(captured: Lakehouse, instance: dg.DagsterInstance) -> None:
-    run = instance.create_run_for_job(capture_job(captured), status=dg.DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(job(captured), status=dg.DagsterRunStatus.STARTED)
     assert tick(captured, instance) == "a capture is under way"
 
     instance.report_run_canceled(run)
     assert tick(captured, instance) == "run"
-
-
-def test_without_a_source_database_nothing_starts_and_the_job_says_why(
-    open_lakehouse: Callable[..., Lakehouse], instance: dg.DagsterInstance
-) -> None:
-    lakehouse = open_lakehouse(source_dsn=None)
-
-    assert "UPSELL_SOURCE_DSN is not set" in tick(lakehouse, instance)
-    with pytest.raises(dg.Failure, match="UPSELL_SOURCE_DSN is not set"):
-        capture_job(lakehouse).execute_in_process(instance=instance)
 
 
 def test_a_database_that_does_not_answer_is_a_reason_to_wait(
@@ -135,7 +134,7 @@ def test_a_fault_that_stays_starts_one_run_and_then_waits(
     assert key(now) == key(now + timedelta(minutes=9)) != key(now + timedelta(minutes=10))
     assert key(now) is not None
     with pytest.raises(SlotLostError, match="upsell capture --resync all"):
-        capture_job(captured).execute_in_process(instance=instance)
+        capture(captured, instance)
 
 
 def test_the_lag_is_told_when_it_passes_its_limit_and_when_it_is_made_up(
@@ -174,7 +173,7 @@ def test_the_check_of_the_lag_says_how_much_is_behind(
     def check() -> list[dg.AssetCheckEvaluation]:
         [checks] = lag_checks(captured)
         return list(
-            dg.Definitions(assets=raw_specs(captured), asset_checks=[checks])
+            dg.Definitions(assets=raw_specs(captured, captured.contracts.values()), asset_checks=[checks])
             .resolve_implicit_global_asset_job_def()
             .execute_in_process(instance=instance)
             .get_asset_check_evaluations()
@@ -190,3 +189,40 @@ def test_the_check_of_the_lag_says_how_much_is_behind(
 
     assert not any(one.passed for one in late)
     assert late[0].metadata["seconds"].value > 3_500
+
+
+def looked(instance: dg.DagsterInstance, at: float) -> None:
+    """The conditions were looked at, as the sensor daemon notes it."""
+    origin = RemoteInstigatorOrigin(
+        RemoteRepositoryOrigin(
+            GrpcServerCodeLocationOrigin(host="127.0.0.1", port=9, location_name="upsell"), "__repository__"
+        ),
+        "automation",
+    )
+    state = InstigatorState(
+        origin,
+        InstigatorType.SENSOR,
+        InstigatorStatus.DECLARED_IN_CODE,
+        SensorInstigatorData(min_interval=5, last_tick_start_timestamp=at, sensor_type=SensorType.AUTOMATION),
+    )
+    if instance.get_instigator_state(state.instigator_origin_id, state.selector_id):
+        instance.update_instigator_state(state)
+    else:
+        instance.add_instigator_state(state)
+
+
+def test_a_capture_waits_until_the_conditions_were_looked_at_after_the_one_before(
+    captured: Lakehouse, database: Connection, instance: dg.DagsterInstance
+) -> None:
+    capture(captured, instance)
+    database.execute("""INSERT INTO customers ("idCustomer") VALUES ('ana')""")
+    [last] = instance.get_run_records(limit=1)
+    assert last.end_time is not None
+
+    looked(instance, last.end_time - 1)
+    assert tick(captured, instance) == "what follows from the last capture is asked for first"
+    hour_later = capture_sensor(captured, lambda: datetime.now(UTC) + timedelta(hours=1))
+    assert hour_later.evaluate_tick(dg.build_sensor_context(instance)).run_requests, "but not for ever"
+
+    looked(instance, last.end_time + 0.1)
+    assert tick(captured, instance) == "run"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
@@ -11,7 +11,7 @@ import pytest
 from points_files import land_changes, land_load
 
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.raw.assets import landing_sensor
+from upsell_assets.raw.assets import landed_on, landing_sensor
 
 FIRST_DAY = date(2024, 6, 1)
 NOW = datetime(2024, 6, 20, 12, tzinfo=UTC)
@@ -22,17 +22,19 @@ class Sensor:
     """The sensor with its cursor, at an hour that the test sets."""
 
     lakehouse: Lakehouse
+    instance: dg.DagsterInstance
     now: datetime = NOW
     cursor: str | None = None
     said: list[dg.AssetMaterialization] = field(default_factory=list)
 
     def tick(self) -> list[tuple[str, str | None]]:
-        """(table, landing partition) of what a tick reports."""
-        with dg.DagsterInstance.ephemeral() as instance:
-            context = dg.build_sensor_context(instance, cursor=self.cursor)
-            done = landing_sensor(self.lakehouse, lambda: self.now).evaluate_tick(context)
+        """(table, landing partition) of what a tick reports, which is recorded as the daemon does."""
+        context = dg.build_sensor_context(self.instance, cursor=self.cursor)
+        done = landing_sensor(self.lakehouse, lambda: self.now).evaluate_tick(context)
         self.cursor = done.cursor
         self.said = [event for event in done.asset_events if isinstance(event, dg.AssetMaterialization)]
+        for event in self.said:
+            self.instance.report_runless_asset_event(event)
         return [(event.asset_key.path[-1], event.partition) for event in self.said]
 
     def versions(self) -> dict[str | None, str]:
@@ -40,9 +42,10 @@ class Sensor:
 
 
 @pytest.fixture
-def sensor(open_lakehouse: Callable[..., Lakehouse]) -> Sensor:
+def sensor(open_lakehouse: Callable[..., Lakehouse]) -> Iterator[Sensor]:
     lakehouse = open_lakehouse(first_landing_day=FIRST_DAY, recent_days=3, sweep_minutes=15)
-    return Sensor(lakehouse)
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Sensor(lakehouse, instance)
 
 
 def land(sensor: Sensor, day: date, name: str = "a", table: str = "customers", ids: str = "x") -> str:
@@ -167,13 +170,63 @@ def test_the_cursor_grows_with_days_not_with_files(sensor: Sensor) -> None:
     assert len(sensor.cursor or "") - twenty_files < 50
 
 
-def test_a_lost_cursor_reports_the_same_versions_again(sensor: Sensor) -> None:
+def test_old_days_are_not_in_the_cursor(sensor: Sensor) -> None:
+    sensor.tick()
+    empty = len(sensor.cursor or "")
+
+    for day in range(1, 17):
+        land(sensor, date(2024, 6, day))
+    sensor.now += timedelta(minutes=15)
+
+    assert len(sensor.tick()) == 16
+    assert len(sensor.cursor or "") == empty
+    sensor.now += timedelta(minutes=15)
+    assert sensor.tick() == []
+
+
+def test_a_lost_cursor_repeats_nothing(sensor: Sensor) -> None:
     for day in (2, 18):
         land(sensor, date(2024, 6, day))
     sensor.tick()
-    before = sensor.versions()
+    land(sensor, date(2024, 6, 2), "b")
 
     sensor.cursor = None
 
-    assert sensor.tick() == [("customers", "2024-06-02"), ("customers", "2024-06-18")]
-    assert sensor.versions() == before
+    assert sensor.tick() == [("customers", "2024-06-02")]
+
+
+def a_capture(sensor: Sensor) -> dg.DagsterRun:
+    """A run of the capture job that is under way."""
+    job = dg.define_asset_job("capture").resolve(asset_graph=dg.Definitions([asset_of_nothing]).resolve_asset_graph())
+    return sensor.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+
+
+@dg.asset
+def asset_of_nothing() -> None:
+    """So that there is a job."""
+
+
+def test_what_a_capture_writes_is_not_reported_before_it_has_ended(sensor: Sensor) -> None:
+    land(sensor, date(2024, 6, 18))
+    sensor.tick()
+    run = a_capture(sensor)
+
+    land(sensor, date(2024, 6, 18), "b")
+    land(sensor, date(2024, 6, 20))
+
+    assert sensor.tick() == [("customers", "2024-06-18")], "what lands elsewhere does not wait"
+    sensor.instance.report_run_canceled(run)
+    assert sensor.tick() == [("customers", "2024-06-20")], "nor is it forgotten where the run did not report it"
+
+
+def test_what_a_run_has_reported_is_not_reported_again(sensor: Sensor) -> None:
+    contract = sensor.lakehouse.contracts["customers"]
+    sensor.tick()
+
+    land(sensor, date(2024, 6, 20))
+    held = landed_on(sensor.lakehouse, contract, "2024-06-20")
+    sensor.instance.report_runless_asset_event(held.event(contract, "2024-06-20"))
+    assert sensor.tick() == []
+
+    land(sensor, date(2024, 6, 20), "b")
+    assert sensor.tick() == [("customers", "2024-06-20")]

@@ -17,6 +17,8 @@ from sqlglot import exp
 from upsell_assets.lake.sql import DTREFS, FIRST_DTREF, LAST_DTREF
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
     from upsell_assets.lake.sql import SqlFile
     from upsell_assets.lake.store import ObjectStore
     from upsell_assets.settings import Settings
@@ -38,14 +40,14 @@ class Query:
         params: values of its `:name` markers.
         relations: rows that the query reads under names that are no tables of the lake, such as `dtrefs`, or in
             the place of a table (silver runs its SQL over the changed rows only).
-        versions: table -> pinned Delta version; others are read at their newest.
+        tables: table -> as it was opened, at the version that is read; others are read at their newest.
         sql: the file that the query comes from, for descriptions and lineage.
     """
 
     tree: exp.Query
     params: Mapping[str, bool | int | float | str | datetime | date | None] = field(default_factory=dict)
     relations: Mapping[str, pa.Table] = field(default_factory=dict)
-    versions: Mapping[str, int] = field(default_factory=dict)
+    tables: Mapping[str, DeltaTable] = field(default_factory=dict)
     sql: SqlFile | None = None
 
     def over(self, days: Iterable[date]) -> Query:

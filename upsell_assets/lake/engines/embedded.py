@@ -13,7 +13,7 @@ from upsell_assets.errors import PermanentError
 from upsell_assets.lake.duck import quote, reader, register
 from upsell_assets.lake.engines import Capabilities, Query
 from upsell_assets.lake.files import rows_of
-from upsell_assets.lake.sql import bind, source_tables, to_duckdb
+from upsell_assets.lake.sql import render_duckdb, source_tables
 from upsell_assets.lake.tables import Lake
 
 BATCH_ROWS = 65_536
@@ -35,14 +35,17 @@ class EmbeddedEngine:
             if (rows := query.relations.get(name)) is not None:
                 connection.register(names[name], rows)
             else:
-                self._show(connection, names[name], self.lake.open(name, query.versions.get(name)))
+                self._show(connection, names[name], query.tables.get(name) or self.lake.open(name))
         try:
-            result = _as_spark_counts(connection.sql(to_duckdb(bind(query.tree, names, query.params))))
+            result = connection.execute(render_duckdb(query.tree, names, query.params))
+            kinds = [str(kind) for _, kind, *_ in result.description or ()]
             found = result.to_arrow_reader(BATCH_ROWS)
         except duckdb.Error as error:
             connection.close()
             raise PermanentError(f"the query was refused: {error}") from error
-        return pa.RecordBatchReader.from_batches(found.schema, _batches(connection, found))
+        wide = zip(found.schema, kinds, strict=True)
+        schema = pa.schema([field.with_type(pa.int64()) if kind == "HUGEINT" else field for field, kind in wide])
+        return pa.RecordBatchReader.from_batches(schema, _batches(connection, found, schema))
 
     def _show(self, connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable) -> None:
         """Make a table readable under a name: by DuckDB itself, which holds little of it in memory at a time.
@@ -58,22 +61,14 @@ class EmbeddedEngine:
         """Nothing is held between queries."""
 
 
-def _as_spark_counts(rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+def _batches(
+    connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     """A sum of bigint is bigint in Spark and wider in DuckDB; one that does not fit is refused by both."""
-    kinds = [str(kind) for kind in rows.types]
-    if "HUGEINT" not in kinds:
-        return rows
-    columns = (
-        f"CAST({quote(name)} AS BIGINT) AS {quote(name)}" if kind == "HUGEINT" else quote(name)
-        for name, kind in zip(rows.columns, kinds, strict=True)
-    )
-    return rows.project(", ".join(columns))
-
-
-def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     try:
-        yield from reader
-    except OSError as error:  # what a row far down makes of the query
+        for batch in reader:
+            yield batch.cast(schema)
+    except (OSError, pa.ArrowInvalid) as error:  # what a row far down makes of the query
         raise PermanentError(f"the query was refused: {error}") from error
     finally:
         connection.close()

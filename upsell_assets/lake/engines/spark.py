@@ -85,7 +85,7 @@ class SparkEngine:
     def run(self, query: Query) -> pa.RecordBatchReader:
         """See `Engine.run`; the query has run to its end when this returns, so that its errors come from here."""
         tables = {
-            name: self.lake.open(name, query.versions.get(name)).version()
+            name: (query.tables.get(name) or self.lake.open(name)).version()
             for name in source_tables(query.tree) - query.relations.keys()
         }
         # A session of its own for each query, so that its views meet nobody else's.

@@ -1,0 +1,1 @@
+"""A shop's lake, of components: see `docs/components.md`."""

@@ -1,0 +1,55 @@
+"""What a database's tables become in Dagster: the part that our code location and the components have in common.
+
+Here: which definitions belong together. Not here: how each is made (the layers), and what is made of the points system
+alone (`definitions`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import dagster as dg
+
+from upsell_assets import automation
+from upsell_assets.bronze.assets import bronze_assets
+from upsell_assets.capture.assets import capture_assets, capture_job, capture_sensor, lag_checks
+from upsell_assets.checks.compared import source_checks, verify_schedule
+from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.raw.assets import landing_sensor, raw_key, raw_specs
+
+# Dagster says "beta" of backfill policies, once per asset, wherever definitions are loaded.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+
+
+def tables_defs(lakehouse: Lakehouse, following: Sequence[dg.AssetsDefinition] = ()) -> dg.Definitions:
+    """Raw and bronze of every contract, the sensor that reports what landed, and capture where there is a source.
+
+    Args:
+        lakehouse: where everything is.
+        following: what a run that captured goes on to after bronze.
+
+    Raises:
+        ContractError: a contract is not valid.
+    """
+    bronze, captured, compared = bronze_assets(lakehouse), capture_assets(lakehouse), source_checks(lakehouse)
+    written = {key for asset in captured for key in asset.keys}
+    landing = [contract for contract in lakehouse.contracts.values() if raw_key(contract) not in written]
+    return dg.Definitions(
+        assets=[*raw_specs(lakehouse, landing), *captured, *bronze],
+        asset_checks=[*lag_checks(lakehouse), *compared],
+        jobs=[capture_job(lakehouse, [*bronze, *following])] if captured else [],
+        schedules=[verify_schedule(lakehouse, compared)] if compared else [],
+        sensors=[landing_sensor(lakehouse), *([capture_sensor(lakehouse)] if captured else [])],
+    )
+
+
+def automation_sensor(lakehouse: Lakehouse, target: dg.AssetSelection) -> dg.AutomationConditionSensorDefinition:
+    """Runs what the conditions of these assets ask for, as often as the settings say."""
+    return dg.AutomationConditionSensorDefinition(
+        lakehouse.named(automation.SENSOR),
+        target=target,
+        minimum_interval_seconds=lakehouse.settings.sensor_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Runs what the assets' conditions ask for.",
+    )
