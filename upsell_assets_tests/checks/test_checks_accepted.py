@@ -13,8 +13,8 @@ from deltalake import write_deltalake
 
 from upsell_assets.bronze.ingest import ingest
 from upsell_assets.bronze.tables import table_name, tombstones_name
-from upsell_assets.checks.accepted import Accepted, accepted
 from upsell_assets.checks import accepted as module
+from upsell_assets.checks.accepted import Accepted, accepted
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.raw.ledger import Ledger
 
