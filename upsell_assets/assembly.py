@@ -14,7 +14,7 @@ import dagster as dg
 from upsell_assets import automation
 from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.capture.assets import capture_assets, capture_job, capture_sensor, lag_checks
-from upsell_assets.checks import source_checks, verify_schedule
+from upsell_assets.checks.compared import source_checks, verify_schedule
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.raw.assets import landing_sensor, raw_key, raw_specs
 

@@ -13,6 +13,8 @@ Here: conditions. Not here: who reports what landed or what was touched (`sensor
 - `code`: our code is another one than when we were last looked at, and we were made by the old one. A partition that
   was never made is made by the new code anyway, once somebody asks for it.
 - `again`: what failed, or was asked for and never came, is not asked for again at once, but by the clock, or by news.
+- `sound`: no dependency has a blocking check that failed. Dagster's `blocking` stops what stands behind an asset in the
+  same run only, and we run in runs of our own. Failed, not "has passed": what was made before it had a check may feed us.
 - `free`: neither we nor a dependency is being made now. Silver tells what it touches before it commits; who runs
   in between would read the old rows and believe them new.
 """
@@ -37,18 +39,18 @@ def on_change(of: dg.AssetKey | None = None) -> Condition:
         updated = updated.allow(dg.AssetSelection.assets(of))
     answered = dg.AutomationCondition.newly_requested() & ~updated
     news = updated.since(answered).with_label("news")
-    return ((news & ready) | (_code() & ready) | _cold() | _again()) & _free()
+    return ((news & ready) | (_code() & ready) | _cold() | _again()) & _sound() & _free()
 
 
 def once_ready() -> Condition:
     """Run once per partition, when every dependency has it; a later change of a dependency asks for nothing."""
-    return (_cold() | _again()) & _free()
+    return (_cold() | _again()) & _sound() & _free()
 
 
 def weekly(cron: str, zone: str) -> Condition:
     """Run once every dependency has something, and then by the clock."""
     tick = dg.AutomationCondition.cron_tick_passed(cron, zone).since(dg.AutomationCondition.newly_requested())
-    return (tick.with_label("tick") | _cold() | _again()) & _free()
+    return (tick.with_label("tick") | _cold() | _again()) & _sound() & _free()
 
 
 def _ready() -> AnyCondition:
@@ -73,6 +75,12 @@ def _code() -> Condition:
 def _again() -> Condition:
     tick = dg.AutomationCondition.cron_tick_passed(RETRY_CRON).since(dg.AutomationCondition.newly_requested())
     return ((dg.AutomationCondition.execution_failed() | _wanted()) & tick).with_label("again")
+
+
+def _sound() -> AnyCondition:
+    held = ~dg.AutomationCondition.check_failed()
+    condition = dg.AutomationCondition.all_deps_match(dg.AutomationCondition.all_checks_match(held, blocking_only=True))
+    return condition.with_label("sound")
 
 
 def _free() -> AnyCondition:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from upsell_assets.assembly import automation_sensor, tables_defs
-from upsell_assets.checks import served_checks, skew_schedule
+from upsell_assets.bronze.tables import table_name
+from upsell_assets.checks.audit import audit_checks
+from upsell_assets.checks.compared import served_checks, skew_schedule
+from upsell_assets.checks.schedule import checks_schedule
 from upsell_assets.dtref_assets import daily_sql_asset
-from upsell_assets.dtref_files import declared_files
+from upsell_assets.dtref_files import declared_files, key_of
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES
 from upsell_assets.lake.io_manager import IO_MANAGER, DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lineage.graph import column_graph
 from upsell_assets.lineage.metadata import with_lineage
-from upsell_assets.model.assets import model_assets
+from upsell_assets.model.assets import SCORE_KEY, model_assets
+from upsell_assets.pictures.assets import pictures_schedule
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
 from upsell_assets.silver.touched import SCORES
@@ -27,15 +33,22 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     files = declared_files(made)
     daily = [daily_sql_asset(lakehouse, sql, group=sql.path.parent.name) for sql in files]
     names = [sql.name for sql in files]
+    bronze = [table_name(contract) for contract in lakehouse.contracts.values()]
     models = model_assets(lakehouse) if set(FEATURE_TABLES) <= set(names) else []
     consumers = [*names, SCORES] if models else names
     served = served_checks(lakehouse) if models else []
+    keys: dict[str, Sequence[str]] = {sql.name: key_of(sql) for sql in files}
+    audited = audit_checks(lakehouse, {**keys, **({SCORES: SCORE_KEY} if models else {})})
     defs = dg.Definitions.merge(
         tables_defs(lakehouse, silver),
         dg.Definitions(
             assets=[*silver, *touched_specs(lakehouse, consumers), *daily, *models],
-            asset_checks=served,
-            schedules=[skew_schedule(lakehouse, served)] if served else [],
+            asset_checks=[*served, *audited],
+            schedules=[
+                checks_schedule("audit", audited, lakehouse.settings.audit_schedule, "All rows of all tables."),
+                pictures_schedule(lakehouse, [*bronze, *sorted(made), *names, *([SCORES] if models else [])]),
+                *([skew_schedule(lakehouse, served)] if served else []),
+            ],
             sensors=[
                 *([new_day_sensor(lakehouse)] if daily else []),
                 automation_sensor(lakehouse, dg.AssetSelection.all()),

@@ -3,7 +3,7 @@
 Here: the factories. The rules are in the SQL; the IO manager replaces exactly the partitions of the run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -14,9 +14,11 @@ from sqlglot import exp
 
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
 from upsell_assets.automation import Condition, on_change
-from upsell_assets.dtref_files import COMPUTED, described
+from upsell_assets.dtref_files import COMPUTED, described, key_of
+from upsell_assets.freshness import each_day
+from upsell_assets.lake.checks import written_results, written_specs
 from upsell_assets.lake.engines import Engine, Query
-from upsell_assets.lake.io_manager import IO_MANAGER, PARTITION_COLUMN, DeltaIOManager
+from upsell_assets.lake.io_manager import IO_MANAGER, KEY, PARTITION_COLUMN, DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import definition_metadata
 from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
@@ -43,6 +45,7 @@ def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.Ass
         condition=on_change(of=touched),
         calendar=dtrefs(lakehouse.settings),
         exist=exist,
+        key=key_of(sql),
     )
 
 
@@ -56,6 +59,7 @@ def sql_asset(
     calendar: dg.DailyPartitionsDefinition | None,
     exist: Callable[[list[date], datetime], list[date]] = lambda days, _: days,
     io_manager: DeltaIOManager | None = None,
+    key: Sequence[str] = (),
 ) -> dg.AssetsDefinition:
     """The asset of one file: the dtRefs of the run in one query, or without a calendar the table as a whole.
 
@@ -68,6 +72,7 @@ def sql_asset(
         calendar: its dtRefs; None: it has none, and is replaced whole.
         exist: those of some dtRefs that have rows at a moment; all, by default.
         io_manager: what writes it; None: the code location's `delta_io_manager`.
+        key: columns (the dtRef among them) of which each combination has one row; without them that is not checked.
     """
     kept = load_sql(sql.path, tables=AGGREGATES)
 
@@ -78,6 +83,7 @@ def sql_asset(
         partitions_def=calendar,
         backfill_policy=dg.BackfillPolicy.single_run() if calendar else None,
         automation_condition=condition,
+        freshness_policy=each_day() if key else None,
         io_manager_key=None if io_manager else IO_MANAGER,
         io_manager_def=io_manager,
         group_name=group,
@@ -85,15 +91,24 @@ def sql_asset(
         owners=["team:upsell"],
         code_version=sql.code_version,
         pool=sql.name,
-        metadata={**definition_metadata(lakehouse, sql.name), **({PARTITION_COLUMN: "dtRef"} if calendar else {})},
+        metadata={
+            **definition_metadata(lakehouse, sql.name),
+            **({PARTITION_COLUMN: "dtRef"} if calendar else {}),
+            **({KEY: ", ".join(key)} if key else {}),
+        },
+        check_specs=written_specs(sql.name, key) if key else None,
     )
-    def table(context: dg.AssetExecutionContext) -> Query:
+    def table(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Query] | dg.AssetCheckResult]:
         now = datetime.now(UTC)
         tables = current_tables(lakehouse.lake, lakehouse.engine, kept)
         query = timed_query(kept, now, tables)
         if calendar:
-            query = query.over(exist([date.fromisoformat(key) for key in context.partition_keys], now))
-        return replace(query, sql=described(sql))
+            query = query.over(exist([date.fromisoformat(day) for day in context.partition_keys], now))
+        # The IO manager writes it before what follows.
+        yield dg.Output(replace(query, sql=described(sql)))
+        if key:
+            made, declared = lakehouse.lake.open(sql.name), dict.fromkeys(described(sql).columns)
+            yield from written_results(context.instance, lakehouse.lake, made, key, declared)
 
     return table
 

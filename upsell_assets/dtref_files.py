@@ -56,3 +56,8 @@ def declared_files(silver: Collection[str]) -> list[SqlFile]:
 def described(sql: SqlFile) -> SqlFile:
     """The file with what is said of the columns that every daily table has besides its own."""
     return replace(sql, columns={**sql.columns, COMPUTED: ColumnComment("when the row was computed, UTC")})
+
+
+def key_of(sql: SqlFile) -> list[str]:
+    """The columns of a daily table of which a combination has one row."""
+    return [column for column in KEYS if column in sql.columns]

@@ -80,6 +80,15 @@ class Settings(BaseSettings):
     capture_seconds: int = Field(5, ge=1, description="Seconds between two looks of the capture sensor at the slot.")
     sensor_seconds: int = Field(5, ge=1, description="Seconds between two looks of the landing sensor.")
 
+    freshness_hours: int = Field(
+        24,
+        ge=1,
+        description="Hours without anything new from the source, after which raw, bronze and silver are stale.",
+    )
+    audit_schedule: str = Field(
+        "0 4 * * *", description="When all rows of all tables are checked, and plots drawn (cron, America/Sao_Paulo)."
+    )
+
     training_grid: Literal["monday", "month"] = Field(
         "monday", description="dtRefs of the training set: every Monday, or the first of each month."
     )

@@ -105,13 +105,14 @@ def _status(lakehouse: Lakehouse, name: str, lag: int | None = None, quarantined
         name,
         int(pc.sum(actions["num_records"]).as_py() or 0),
         table.version(),
-        _newest(table, actions),
+        newest_of(table, actions),
         lag,
         quarantined,
     )
 
 
-def _newest(table: DeltaTable, actions: pa.Table) -> datetime | date | None:
+def newest_of(table: DeltaTable, actions: pa.Table) -> datetime | date | None:
+    """How new a table's rows are, from its add actions (flat): an instant (UTC), a dtRef, or None where nothing tells."""
     columns = {field.name for field in table.schema().fields}
     for name in _NEWEST:
         if name in columns:

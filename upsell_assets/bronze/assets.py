@@ -14,6 +14,9 @@ from upsell_assets.bronze.ingest import Ingested, ingest
 from upsell_assets.bronze.repair import complaints
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract
+from upsell_assets.freshness import follows_source
+from upsell_assets.lake.checks import nothing_written, written_results, written_specs
+from upsell_assets.lake.files import column_types
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, Metadata, definition_metadata, definition_of, table_metadata
 from upsell_assets.lake.tables import UnknownTableError
@@ -39,12 +42,14 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
         partitions_def=calendar,
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=on_change(),
+        freshness_policy=follows_source(lakehouse.settings),
         group_name="bronze",
         kinds={"deltalake"},
         owners=["team:upsell"],
         pool=name,
         metadata=definition_metadata(lakehouse, name),
         check_specs=[
+            *written_specs(name, contract.key),
             dg.AssetCheckSpec(
                 "no_quarantined_files",
                 asset=name.split("."),
@@ -64,10 +69,24 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
         done = ingest(lakehouse.store, lakehouse.lake, contract, window, progress=context.log.info)
         return dg.MaterializeResult(
             metadata={**_metadata(lakehouse, contract, done, definition_of(context)), **_decisions(done)},
-            check_results=[_check(lakehouse, contract), _contract_check(contract, done)],
+            check_results=[
+                *_written(context.instance, lakehouse, contract),
+                _check(lakehouse, contract),
+                _contract_check(contract, done),
+            ],
         )
 
     return bronze
+
+
+def _written(instance: dg.DagsterInstance, lakehouse: Lakehouse, contract: Contract) -> list[dg.AssetCheckResult]:
+    """The merge keeps a key unique; the contract says which columns there are."""
+    declared = column_types(contract.arrow_schema().empty_table())
+    try:
+        table = lakehouse.lake.open(table_name(contract))
+    except UnknownTableError:
+        return nothing_written(table_name(contract))
+    return written_results(instance, lakehouse.lake, table, contract.key, declared)
 
 
 def report_retried(

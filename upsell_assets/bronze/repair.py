@@ -38,7 +38,8 @@ from upsell_assets.bronze.tables import (
 )
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import commit_properties, retry_conflicts
-from upsell_assets.lake.duck import parquet, quote, reader
+from upsell_assets.lake.duck import parquet, reader
+from upsell_assets.lake.keys import Keys, doubled_in_table
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
@@ -49,26 +50,13 @@ FILE_BYTES = 4 << 20
 """Of the files that a repair writes: some 100,000 rows of a narrow table; merges then bring them to their size."""
 
 
-def doubled_keys(lake: Lake, contract: Contract, limit: int = 20) -> list[tuple[object, ...]]:
-    """Keys of which the live table holds more than one row; reads the key of every row.
+def doubled_keys(lake: Lake, contract: Contract) -> Keys:
+    """Keys (at most 20) of which the live table holds more than one row; reads the key of every row.
 
     Raises:
         UnknownTableError: there is no such table yet.
     """
-    files = Files.of(lake.open(table_name(contract)))
-    if not files.paths:
-        return []
-    keys = ", ".join(quote(name) for name in contract.key)
-    rows = parquet(files.paths)
-    with reader(lake) as connection:
-        # Of hashes first: they are small, and hardly any comes twice.
-        connection.execute(
-            f"CREATE TEMP TABLE twice AS SELECT hash({keys}) AS h FROM {rows} GROUP BY h HAVING count(*) > 1"
-        )
-        return connection.execute(
-            f"SELECT {keys} FROM {rows} SEMI JOIN twice ON hash({keys}) = h GROUP BY {keys} HAVING count(*) > 1 "
-            f"ORDER BY ALL LIMIT {limit}"
-        ).fetchall()
+    return doubled_in_table(lake, lake.open(table_name(contract)), contract.key)
 
 
 def complaints(contract: Contract, done: Ingested) -> list[str]:

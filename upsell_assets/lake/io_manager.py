@@ -15,7 +15,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from sqlglot import exp
 
+from upsell_assets.lake.checks import report_doubled
 from upsell_assets.lake.engines import Query
+from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import table_metadata
 from upsell_assets.lake.portions import run_by_portions
@@ -25,6 +27,9 @@ IO_MANAGER = "delta_io_manager"
 
 PARTITION_COLUMN = "partition_expr"
 """Metadata key under which an asset names the column that its partitions are (Dagster's own convention)."""
+
+KEY = "key"
+"""Metadata key under which an asset with partitions names the columns, by commas, of which each combination has one row."""
 
 Rows: TypeAlias = Query | pa.Table | pa.RecordBatchReader
 
@@ -39,6 +44,7 @@ class DeltaIOManager(dg.IOManager):
         """Write what an asset returned: a query runs only here.
 
         Raises:
+            DoubledKeysError: several rows have one key; nothing was written, and the check says which.
             PermanentError: the engine refuses the query; nothing was written.
         """
         name = ".".join(context.asset_key.path)
@@ -46,7 +52,14 @@ class DeltaIOManager(dg.IOManager):
         definition = context.definition_metadata or {}
         column = definition.get(PARTITION_COLUMN)
         partitions = {str(column): context.asset_partition_keys} if column and context.has_asset_partitions else {}
-        table = self._lakehouse.lake.replace(name, counted.reader, partitions=partitions)
+        key = str((context.definition_metadata or {}).get(KEY, "")) if partitions else ""
+        try:
+            table = self._lakehouse.lake.replace(
+                name, counted.reader, partitions=partitions, key=key.split(", ") if key else ()
+            )
+        except DoubledKeysError as error:
+            report_doubled(context.step_context.instance, error)
+            raise
         sql = obj.sql if isinstance(obj, Query) else None
         told = table_metadata(self._lakehouse, table, definition, sql)
         context.add_output_metadata({"rows_written": counted.rows, **told})

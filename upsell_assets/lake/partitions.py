@@ -6,17 +6,20 @@ what a table is, and tables that are replaced whole (`tables`); which rows they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
+from deltalake.transaction import AddAction
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties
-from upsell_assets.lake.files import OldFile, exchange, write_rows
+from upsell_assets.lake.files import OldFile, exchange, folder_of, write_rows
+from upsell_assets.lake.keys import DoubledKeysError, doubled
 
 if TYPE_CHECKING:
     from upsell_assets.lake.tables import Lake
@@ -34,6 +37,7 @@ def replace_partitions(
     rows: pa.RecordBatchReader,
     partitions: Mapping[str, Iterable[date | str]],
     tokens: Mapping[str, int] | None = None,
+    key: Sequence[str] = (),
 ) -> None:
     """Replace the named partitions (each combination of the columns' values) by `rows`, in one commit.
 
@@ -41,6 +45,7 @@ def replace_partitions(
 
     Raises:
         PermanentError: rows lie outside of the partitions, or do not fit the table's columns; nothing was replaced.
+        DoubledKeysError: several rows have one `key` (which names the partition columns, too); nothing was replaced.
         CommitFailedError: somebody else committed since the table was opened; nothing was replaced.
     """
     columns = list(partitions)
@@ -54,8 +59,39 @@ def replace_partitions(
                 f"{name}: expected rows of the partitions that are replaced only, found some of "
                 f"{' and '.join(', '.join(values) for values in sorted(outside)[:3])}. Nothing was replaced."
             )
+        own = [column for column in key if column not in columns]
+        _one_row_a_key(name, columns, key, {values: part.select(own) for values, part in parts} if key else {})
         added += write_rows(lake, table, ((dict(zip(columns, values, strict=True)), part) for values, part in parts))
+    if key:
+        _one_row_a_key(name, columns, key, _of_several_files(lake, table, columns, own, added))
     exchange(table, added, _held(table, columns, wanted), tokens)
+
+
+def _one_row_a_key(name: str, columns: list[str], key: Sequence[str], parts: Mapping[Values, pa.Table]) -> None:
+    """Refuse rows of partitions, of which the key's own columns are given, where one key has several."""
+    own = [column for column in key if column not in columns]
+    for values, rows in parts.items():
+        if found := doubled(rows, own):
+            part = dict(zip(columns, values, strict=True))
+            keys = [tuple({**part, **dict(zip(own, row, strict=True))}[column] for column in key) for row in found]
+            raise DoubledKeysError(name, key, keys)
+
+
+def _of_several_files(
+    lake: Lake, table: DeltaTable, columns: list[str], own: list[str], added: Iterable[AddAction]
+) -> dict[Values, pa.Table]:
+    """Of partitions whose rows came in several portions, the key's own columns, read back."""
+    files: dict[Values, list[str]] = {}
+    for file in added:
+        files.setdefault(tuple(str(file.partition_values[column]) for column in columns), []).append(file.path)
+    folder = folder_of(table)
+    return {
+        values: pa.concat_tables(
+            pq.read_table(f"{folder}/{path}", columns=own, filesystem=lake.files()) for path in paths
+        )
+        for values, paths in files.items()
+        if len(paths) > 1
+    }
 
 
 def _text(value: date | str) -> str:

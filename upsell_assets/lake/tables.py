@@ -6,7 +6,7 @@ partitions. Not here: what is merged into a table (`bronze`, `silver`) or how SQ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -130,16 +130,20 @@ class Lake:
         *,
         partitions: Mapping[str, Iterable[date | str]],
         watermarks: Mapping[str, int] | None = None,
+        key: Sequence[str] = (),
     ) -> DeltaTable:
         """Replace exactly the named partitions by `rows` in one commit; without any, the whole table.
 
+        With a `key` (of a table with partitions, whose columns it names, too) a key has one row.
+
         Raises:
+            DoubledKeysError: it has several; nothing was replaced.
             PermanentError: rows lie outside of the partitions, or do not fit the table; nothing was replaced.
             CommitFailedError: somebody else committed in between; nothing was replaced.
         """
         table = self.open_or_create(name, rows.schema, partition_by=tuple(partitions))
         if partitions:
-            replace_partitions(self, name, table, rows, partitions, watermarks)
+            replace_partitions(self, name, table, rows, partitions, watermarks, key)
         else:
             write_deltalake(
                 table,

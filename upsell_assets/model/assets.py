@@ -4,7 +4,6 @@ Grain of the scores: (dtRef, model, customer, label), for the dtRefs that silver
 data never rewrites issued scores; running a partition again is how they are made anew on purpose.
 """
 
-from base64 import b64encode
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -12,12 +11,17 @@ import dagster as dg
 from upsell_assets.automation import once_ready, weekly
 from upsell_assets.errors import PermanentError
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES, FeatureStore
+from upsell_assets.freshness import each_day, each_week
+from upsell_assets.lake.checks import report_doubled, written_results, written_specs
+from upsell_assets.lake.files import column_types
+from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, definition_of, table_metadata
 from upsell_assets.model.joined import EVENTS, days_of, pins, read_labelled
 from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
-from upsell_assets.model.training_set import DTREF, grid, sample
+from upsell_assets.model.training_set import CUSTOMER, DTREF, grid, sample
 from upsell_assets.partitions import dtrefs
+from upsell_assets.pictures.assets import picture
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days
@@ -26,6 +30,7 @@ from upsell_assets.silver.touched import SCORES
 LABEL_WINDOW = timedelta(28)
 MODEL = dg.AssetKey(["model", "upsell", "churn"])
 RETRAIN = "0 5 * * 1"
+SCORE_KEY = (DTREF, MODEL_NAME, CUSTOMER, "descLabel")
 _FEATURES = [dg.AssetKey(name.split(".")) for name in FEATURE_TABLES]
 
 
@@ -41,6 +46,7 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         "with its training set, its card and its evaluation in models/churn.",
         deps=[*_FEATURES, dg.AssetKey(EVENTS.split("."))],
         automation_condition=weekly(RETRAIN, LOCAL_ZONE.key),
+        freshness_policy=each_week(),
         group_name="model",
         kinds={"scikitlearn"},
         owners=["team:upsell"],
@@ -122,15 +128,17 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         deps=[touched_key(SCORES), MODEL, *_FEATURES],
         partitions_def=dtrefs(lakehouse.settings),
         automation_condition=once_ready(),
+        freshness_policy=each_day(),
         group_name="feature_store",
         kinds={"deltalake", "scikitlearn"},
         owners=["team:upsell"],
         pool=SCORES,
         metadata=definition_metadata(lakehouse, SCORES),
+        check_specs=written_specs(SCORES, SCORE_KEY),
     )
     def models(context: dg.AssetExecutionContext) -> Made:
         from upsell_assets.model.registry import Registry
-        from upsell_assets.model.scoring import histogram, score
+        from upsell_assets.model.scoring import SCHEMA, histogram, score
 
         registry = Registry(lakehouse.store)
         latest = registry.latest()
@@ -146,7 +154,11 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         lakehouse.lake.replace(
             SERVED, as_served(served, registry.name, latest.number).to_reader(), partitions=partitions
         )
-        table = lakehouse.lake.replace(SCORES, scores.to_reader(), partitions=partitions)
+        try:
+            table = lakehouse.lake.replace(SCORES, scores.to_reader(), partitions=partitions, key=SCORE_KEY)
+        except DoubledKeysError as error:
+            report_doubled(context.instance, error)
+            raise
         return dg.MaterializeResult(
             metadata={
                 "model_version": latest.number,
@@ -154,12 +166,10 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
                 "made_from": versions,
                 "scores": picture(histogram(scores)),
                 **table_metadata(lakehouse, table, definition_of(context)),
-            }
+            },
+            check_results=written_results(
+                context.instance, lakehouse.lake, table, SCORE_KEY, column_types(SCHEMA.empty_table())
+            ),
         )
 
     return models
-
-
-def picture(png: bytes) -> dg.MarkdownMetadataValue:
-    """A plot as Dagster shows it."""
-    return dg.MetadataValue.md(f"![](data:image/png;base64,{b64encode(png).decode()})")

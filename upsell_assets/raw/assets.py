@@ -16,6 +16,7 @@ import dagster as dg
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.contracts.files import OwnFiles
+from upsell_assets.freshness import follows_source
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.partitions import first_day, landing_days, landing_partition
 from upsell_assets.raw.landing import EVER, LandedFile, Window, landed
@@ -43,6 +44,7 @@ def raw_specs(lakehouse: Lakehouse, contracts: Iterable[Contract]) -> list[dg.As
             kinds={"s3", "parquet" if isinstance(contract.files, OwnFiles) else contract.files.format},
             owners=["team:upsell"],
             partitions_def=landing_days(lakehouse.settings),
+            freshness_policy=follows_source(lakehouse.settings),
             metadata={
                 "dagster/uri": lakehouse.store.uri(_folder(contract)),
                 "dagster/table_name": f"raw.{contract.name}",

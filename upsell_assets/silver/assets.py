@@ -12,12 +12,16 @@ import dagster as dg
 
 from upsell_assets.automation import on_change
 from upsell_assets.clock import Clock, utc_now
+from upsell_assets.freshness import follows_source
+from upsell_assets.lake.checks import report_doubled, written_results, written_specs
+from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, definition_of, table_metadata
 from upsell_assets.partitions import DEFAULT_START, dtrefs
 from upsell_assets.silver import events
 from upsell_assets.silver.dates import UnreadDates, unread_dates
 from upsell_assets.silver.difference import Difference
+from upsell_assets.silver.future import future_events
 from upsell_assets.silver.refresh import refresh
 from upsell_assets.silver.tables import SilverTable, silver_tables
 from upsell_assets.silver.touched import Touched, begun, touched
@@ -25,7 +29,7 @@ from upsell_assets.silver.touched import Touched, begun, touched
 POOL = "silver"
 """One table of silver at a time: a product line looks up its transaction to know its day."""
 
-DATES_CHECK = "dates_readable"
+DATES_CHECK, FUTURE_CHECK = "dates_readable", "no_event_in_future"
 SHOWN_FILES = 20
 
 
@@ -72,13 +76,14 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
         description=table.sql.description,
         deps=[dg.AssetKey(name.split(".")) for name in sources],
         automation_condition=on_change(),
+        freshness_policy=follows_source(lakehouse.settings),
         group_name="silver",
         kinds={"deltalake", "sql"},
         owners=["team:upsell"],
         code_version=table.sql.code_version,
         pool=POOL,
         metadata=definition_metadata(lakehouse, table.name),
-        check_specs=[_dates_spec(table)] if dated else None,
+        check_specs=[*written_specs(table.name, table.key), *(_event_specs(table) if dated else [])],
     )
     def silver(context: dg.AssetExecutionContext) -> Made:
         now = datetime.now(UTC)
@@ -87,25 +92,54 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
             for event in touched_events(_touched_by(lakehouse, table, change, now), context.run.run_id):
                 context.log_event(event)
 
-        done = refresh(lakehouse.lake, lakehouse.engine, table, report)
+        try:
+            done = refresh(lakehouse.lake, lakehouse.engine, table, report)
+        except DoubledKeysError as error:
+            report_doubled(context.instance, error)
+            raise
+        made = lakehouse.lake.open(table.name)
+        declared = dict.fromkeys(table.sql.columns)
+        written = written_results(context.instance, lakehouse.lake, made, table.key, declared)
         return dg.MaterializeResult(
             metadata={
                 "rows_written": done.upserts,
                 "rows_deleted": done.deletes,
                 "made_from": done.sources,
-                **table_metadata(lakehouse, lakehouse.lake.open(table.name), definition_of(context), table.sql),
+                **table_metadata(lakehouse, made, definition_of(context), table.sql),
             },
-            check_results=[_dates_check(lakehouse, table)] if dated else [],
+            check_results=[*written, *(_event_checks(lakehouse, table, now) if dated else [])],
         )
 
     return silver
 
 
-def _dates_spec(table: SilverTable) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(
-        DATES_CHECK,
-        asset=table.name.split("."),
-        description="Every date that the source wrote was read; what could not be is null, counted and stops nothing.",
+def _event_specs(table: SilverTable) -> list[dg.AssetCheckSpec]:
+    said = {
+        DATES_CHECK: "Every date that the source wrote was read; what could not be is null, counted and stops nothing.",
+        FUTURE_CHECK: "No transaction is of a time to come; those that are become events when their time has come.",
+    }
+    return [dg.AssetCheckSpec(name, asset=table.name.split("."), description=text) for name, text in said.items()]
+
+
+def _event_checks(lakehouse: Lakehouse, table: SilverTable, now: datetime) -> list[dg.AssetCheckResult]:
+    return [_dates_check(lakehouse, table), _future_check(lakehouse, table, now)]
+
+
+def _future_check(lakehouse: Lakehouse, table: SilverTable, now: datetime) -> dg.AssetCheckResult:
+    assert table.contract is not None  # transactions are made from bronze
+    found = future_events(lakehouse.lake, table.name, table.contract, now)
+    rows = [
+        f"| {event.transaction} | {event.at:%Y-%m-%d %H:%M:%S} | {event.file or 'unknown'} |" for event in found.shown
+    ]
+    head = ["| idTransacao | dtTransacao, UTC | raw file |", "|---|---|---|"]
+    return dg.AssetCheckResult(
+        check_name=FUTURE_CHECK,
+        passed=not found.count,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "events": found.count,
+            "latest": dg.MetadataValue.md("\n".join([*head, *rows]) if rows else "none"),
+        },
     )
 
 

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from upsell_assets.bronze.floors import floors_name
 from upsell_assets.bronze.law import newer, newest_per_key, order_terms
 from upsell_assets.bronze.layout import Files
-from upsell_assets.bronze.tables import VERSION
+from upsell_assets.bronze.tables import VERSION, table_name, tombstones_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import quote, reader
 from upsell_assets.lake.files import rows_of
@@ -51,6 +51,17 @@ def touched_rows(
         if since is None:
             return found, None
         return found, connection.sql(f"SELECT {key} AS {quote(table.key[0])} FROM touched").to_arrow_table()
+
+
+def current_rows(connection: duckdb.DuckDBPyConnection, lake: Lake, table: SilverTable, target: DeltaTable) -> None:
+    """Make `current`: the live rows of bronze, as of the versions that an opened table of silver was made from."""
+    contract = table.contract
+    assert contract is not None
+    for number, name in enumerate((table_name(contract), tombstones_name(contract))):
+        _show(connection, number, lake.open(name, target.transaction_version(name)), None)
+    connection.execute(
+        f"CREATE TEMP VIEW current AS {_current_rows(connection, contract, quote(table.source_key), None)}"
+    )
 
 
 def _show(connection: duckdb.DuckDBPyConnection, number: int, source: DeltaTable, since: int | None) -> None:

@@ -12,17 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
 from upsell_assets.bronze.floors import floors_name, open_floors
 from upsell_assets.bronze.history import open_changes
 from upsell_assets.bronze.tables import GENERATION, changes_name, table_name, tombstones_name
 from upsell_assets.contracts import Contract
+from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.files import column_types
+from upsell_assets.lake.keys import DoubledKeysError, Keys, doubled
 from upsell_assets.lake.sql import Parameter
 from upsell_assets.lake.tables import Lake
+from upsell_assets.raw.files import FILE
 from upsell_assets.raw.landing import full_load_prefix
 from upsell_assets.silver import changed, events
 from upsell_assets.silver.difference import Difference
@@ -51,6 +55,8 @@ def refresh(lake: Lake, engine: Engine, table: SilverTable, before_commit: Befor
 
     Raises:
         UnknownTableError: a source has not been made yet.
+        DoubledKeysError: a key would have several rows; nothing was written, and nothing told.
+        PermanentError: the rows do not fit the table's columns; nothing was written.
         RetryableError: other writers kept committing in between.
     """
     return retry_conflicts(table.name, lambda: _refresh_once(lake, engine, table, before_commit))
@@ -79,6 +85,14 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     since = _since(table, known, sources) if known.get(CODE) == code else None
     rows, keys = touched_rows(lake, table, since, tables) if table.contract else (None, None)
     new = engine.run(_query(lake, table, rows, tables)).read_all()
+    if found := doubled(new, table.key):
+        raise DoubledKeysError(table.name, table.key, found, _raw_files(table, rows, found))
+    if target is not None and since is not None and column_types(target) != column_types(new):
+        raise PermanentError(
+            f"{table.name}: expected the columns {column_types(target)}, as the table has them, found {column_types(new)}, "
+            f"though {table.sql.path.name} is the same. Nothing was written. Was the table altered by other hands? Delete "
+            "it, and it is made anew."
+        )
     difference, files = difference_to_held(lake, target, table.key, new, keys)
     if before_commit and (difference.old.num_rows or difference.new.num_rows):
         before_commit(difference)
@@ -93,6 +107,14 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     else:
         write(lake, target, table.key, difference, files, tokens)
     return Refreshed(difference.new.num_rows, gone(table.key, difference), target.version(), sources)
+
+
+def _raw_files(table: SilverTable, rows: pa.Table | None, keys: Keys) -> list[str]:
+    """The raw files that keys of silver came from."""
+    if rows is None or FILE not in rows.column_names:
+        return []
+    mine = rows.filter(pc.is_in(rows[table.source_key], pa.array([key[0] for key in keys], pa.string())))
+    return sorted({file for file in mine[FILE].to_pylist() if file})
 
 
 def _note_days(lake: Lake, table: SilverTable, version: int, difference: Difference) -> None:

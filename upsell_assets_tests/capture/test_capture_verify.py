@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.bronze.tables import table_name
-from upsell_assets.checks import source_checks, verify_schedule
+from upsell_assets.checks.compared import source_checks, verify_schedule
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.lakehouse import Lakehouse

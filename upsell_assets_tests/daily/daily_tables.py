@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,7 @@ KEYS["gold.upsell.churn_report"] = None
 class LocalLakehouse(Lakehouse):
     """A lake in a folder."""
 
-    folder: Path
+    folder: Path = field(kw_only=True)
 
     @cached_property
     def lake(self) -> Lake:
@@ -54,7 +54,9 @@ class LocalLakehouse(Lakehouse):
 
 
 def local_lakehouse(folder: Path, first_day: date) -> LocalLakehouse:
-    return LocalLakehouse(Settings(s3_endpoint="http://127.0.0.1:9", s3_bucket="nowhere", first_day=first_day), folder)
+    return LocalLakehouse(
+        Settings(s3_endpoint="http://127.0.0.1:9", s3_bucket="nowhere", first_day=first_day), folder=folder
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from upsell_assets.checks import served_checks, skew_schedule
+from upsell_assets.checks.compared import served_checks, skew_schedule
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES, FeatureStore
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.lakehouse import Lakehouse

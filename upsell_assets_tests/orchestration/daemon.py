@@ -86,9 +86,12 @@ class Daemon:
         span = (
             {} if single else {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         )
-        done = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        # As the daemon asks: with the checks that are part of an asset, without those that run by the clock.
+        of_assets = {part for key in keys for part in self.graph.get_execution_set_asset_and_check_keys(key)}
+        checks = {part for part in of_assets if isinstance(part, dg.AssetCheckKey)}
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        done = job.get_subset(asset_selection={*keys}, asset_check_selection=checks).execute_in_process(
             instance=self.instance,
-            asset_selection=keys,
             partition_key=single,
             tags={name: day for name, day in span.items() if day},
             raise_on_error=raise_on_error,

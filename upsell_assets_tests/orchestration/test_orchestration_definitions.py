@@ -151,6 +151,8 @@ def test_what_compares_by_the_clock_runs_by_itself(defs: dg.Definitions) -> None
     schedules = [schedule for schedule in defs.schedules or () if isinstance(schedule, dg.ScheduleDefinition)]
 
     assert {schedule.name: schedule.cron_schedule for schedule in schedules} == {
+        "audit": "0 4 * * *",
+        "pictures": "0 4 * * *",
         "verify": "0 5 * * *",
         "skew": "0 6 * * *",
     }

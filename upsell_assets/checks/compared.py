@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from upsell_assets.bronze.tables import table_name
+from upsell_assets.checks.schedule import checks_schedule, said_last, taken_along
 from upsell_assets.contracts import Contract
 from upsell_assets.feature_store.point_in_time import FeatureStore
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.model.served import Skew, skews
-from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.touched import SCORES
 from upsell_assets.verify import SHOWN, Verified, verify
 
@@ -33,10 +33,16 @@ def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
     @dg.multi_asset_check(
         name=lakehouse.named(NAME),
         specs=[_spec(contract) for contract in lakehouse.captured.values()],
+        can_subset=True,
         description="Bronze holds what the source database holds.",
     )
     def equals_source(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        for done in verify(lakehouse, lakehouse.captured.values(), context.log.info):
+        if taken_along(context):
+            yield from said_last(context)
+            return
+        asked = context.selected_asset_check_keys
+        contracts = [c for c in lakehouse.captured.values() if _spec(c).key in asked]
+        for done in verify(lakehouse, contracts, context.log.info):
             yield _result(done)
 
     return [equals_source]
@@ -44,7 +50,7 @@ def source_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
 
 def verify_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
     """Compares all tables at the times that the settings name."""
-    return _schedule(
+    return checks_schedule(
         lakehouse.named("verify"), checks, lakehouse.settings.verify_schedule, "Bronze against the database."
     )
 
@@ -70,17 +76,7 @@ def served_checks(lakehouse: Lakehouse) -> list[dg.AssetChecksDefinition]:
 
 def skew_schedule(lakehouse: Lakehouse, checks: list[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
     """Compares what was served with what is known now, at the times that the settings name."""
-    return _schedule("skew", checks, lakehouse.settings.skew_schedule, "Features as served against those of now.")
-
-
-def _schedule(name: str, checks: list[dg.AssetChecksDefinition], cron: str, description: str) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(
-        name=name,
-        job=dg.define_asset_job(name, dg.AssetSelection.checks(*checks), description=description),
-        cron_schedule=cron,
-        execution_timezone=str(LOCAL_ZONE),
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
+    return checks_schedule("skew", checks, lakehouse.settings.skew_schedule, "Features as served against those of now.")
 
 
 def _spec(contract: Contract) -> dg.AssetCheckSpec:
