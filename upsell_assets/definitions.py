@@ -16,6 +16,7 @@ from upsell_assets.model.assets import model_assets
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
 from upsell_assets.silver.touched import SCORES
+from upsell_assets.upkeep_job import upkeep_job, upkeep_schedule
 
 ROOT = Path(__file__).parent
 
@@ -36,12 +37,14 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     models = model_assets(lakehouse) if set(FEATURE_TABLES) <= set(names) else []
     consumers = [*names, SCORES] if models else names
     served = served_checks(lakehouse) if models else []
+    upkeep = upkeep_job(lakehouse, consumers)
     return dg.Definitions.merge(
         tables_defs(lakehouse, silver),
         dg.Definitions(
             assets=[*silver, *touched_specs(lakehouse, consumers), *daily, *models],
             asset_checks=served,
-            schedules=[skew_schedule(lakehouse, served)] if served else [],
+            jobs=[upkeep],
+            schedules=[upkeep_schedule(lakehouse, upkeep), *([skew_schedule(lakehouse, served)] if served else [])],
             sensors=[
                 *([new_day_sensor(lakehouse)] if daily else []),
                 automation_sensor(lakehouse, dg.AssetSelection.all()),

@@ -80,6 +80,16 @@ class Settings(BaseSettings):
     capture_seconds: int = Field(5, ge=1, description="Seconds between two looks of the capture sensor at the slot.")
     sensor_seconds: int = Field(5, ge=1, description="Seconds between two looks of the landing sensor.")
 
+    keep_days: int = Field(
+        7,
+        ge=1,
+        le=3650,
+        description="Days that versions of tables stay readable; what only older ones name is deleted.",
+    )
+    upkeep_schedule: str = Field(
+        "0 4 * * *", description="When all tables are compacted, expired and vacuumed (cron, America/Sao_Paulo)."
+    )
+
     training_grid: Literal["monday", "month"] = Field(
         "monday", description="dtRefs of the training set: every Monday, or the first of each month."
     )
