@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from upsell_assets.alert_sensor import alert_sensor
 from upsell_assets.assembly import automation_sensor, tables_defs
 from upsell_assets.checks import served_checks, skew_schedule
 from upsell_assets.dtref_assets import daily_sql_asset, sql_files
@@ -48,6 +49,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             sensors=[
                 *([new_day_sensor(lakehouse)] if daily else []),
                 automation_sensor(lakehouse, dg.AssetSelection.all()),
+                alert_sensor(lakehouse),
             ],
             resources={IO_MANAGER: DeltaIOManager(lakehouse)},
             executor=dg.in_process_executor,

@@ -24,6 +24,7 @@ from upsell_assets.lake.metadata import definition_metadata
 from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
 from upsell_assets.lake.tables import Lake
 from upsell_assets.partitions import dtrefs
+from upsell_assets.retries import retried
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days, local_day
 from upsell_assets.silver.touched import existing
@@ -112,6 +113,7 @@ def sql_asset(
         pool=sql.name,
         metadata={**definition_metadata(lakehouse, sql.name), **({PARTITION_COLUMN: "dtRef"} if calendar else {})},
     )
+    @retried
     def table(context: dg.AssetExecutionContext) -> Query:
         now = datetime.now(UTC)
         tables = current_tables(lakehouse.lake, lakehouse.engine, kept)

@@ -11,7 +11,7 @@ files few, in a layout of its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -104,23 +104,27 @@ def _tidy(lakehouse: Lakehouse, names: Collection[str], keep: timedelta, *, dry_
     lake, done = lakehouse.lake, dict[str, Tidied]()
     for contract in lakehouse.contracts.values():
         if table_name(contract) in names:
-            done |= tidy(lake, contract, tombstones_read(lakehouse, contract), dry_run=dry_run)
+            done |= tidy(lake, contract, tombstones_read(lake, lakehouse.contracts, contract), dry_run=dry_run)
         ledger = Ledger(lake, contract)
         if ledger.name in names:
             forgotten = ledger.forget(_there(lakehouse, contract), datetime.now(UTC) - keep, dry_run=dry_run)
             done[ledger.name] = Tidied(0, done.get(ledger.name, Tidied()).expired + forgotten)
     if changed.NAME in names:
-        readers = {name: aggregate.sql.tables for name, aggregate in AGGREGATES.items()}
-        done[changed.NAME] = Tidied(0, changed.expire(lake, changed.read_until(lake, readers), dry_run=dry_run))
+        done[changed.NAME] = Tidied(0, changed.expire(lake, days_read(lake), dry_run=dry_run))
     return done
 
 
-def tombstones_read(lakehouse: Lakehouse, contract: Contract) -> int | None:
+def days_read(lake: Lake) -> dict[str, int]:
+    """The version of each table of silver up to which all daily aggregates have taken in what changed."""
+    return changed.read_until(lake, {name: aggregate.sql.tables for name, aggregate in AGGREGATES.items()})
+
+
+def tombstones_read(lake: Lake, contracts: Mapping[str, Contract], contract: Contract) -> int | None:
     """The version of a table's tombstones that silver has taken in; None: it takes none, or begins with everything."""
-    lake, graves = lakehouse.lake, tombstones_name(contract)
+    graves = tombstones_name(contract)
     readers = {
         table.name: [graves]
-        for table in silver_tables(lakehouse.contracts)
+        for table in silver_tables(contracts)
         if table.contract is contract and not table.from_changes
     }
     return changed.read_until(lake, readers).get(graves)

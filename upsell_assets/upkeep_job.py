@@ -9,6 +9,7 @@ import dagster as dg
 
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.retries import retried
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.assets import POOL
 from upsell_assets.upkeep import Reclaimed, bronze_names, upkeep
@@ -52,6 +53,7 @@ def _step(lakehouse: Lakehouse, pools: dict[str, str], pool: str | None) -> dg.O
         pool=pool,
         description=f"Upkeep of the tables that {f'the pool {pool} guards' if pool else 'no pool guards'}.",
     )
+    @retried
     def step(context: dg.OpExecutionContext) -> None:
         there = lakehouse.tables(internal=True)
         done = list(upkeep(lakehouse, [name for name in there if _pool(pools, name) == pool]))

@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError
 from upsell_assets.bronze.layout import DATE, Files, partition_of
 from upsell_assets.bronze.tables import VERSION, changes_name, late_name, table_name, tombstones_name
 from upsell_assets.bronze.write import grouped, old_files
+from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.duck import parquet, reader, text
@@ -44,7 +45,14 @@ class Tidied:
     expired: int = 0
 
 
-def tidy(lake: Lake, contract: Contract, read_until: int | None = None, *, dry_run: bool = False) -> dict[str, Tidied]:
+def tidy(
+    lake: Lake,
+    contract: Contract,
+    read_until: int | None = None,
+    *,
+    dry_run: bool = False,
+    clock: Clock = utc_now,
+) -> dict[str, Tidied]:
     """Compact a table and what lies beside it, and sort months again, each where it is needed.
 
     Tombstones expire only where the contract says after how many days.
@@ -55,6 +63,7 @@ def tidy(lake: Lake, contract: Contract, read_until: int | None = None, *, dry_r
         read_until: the version of the tombstones that everybody has read who takes deletes from them; newer ones do not
             expire, however old the deletes are that they tell of. None: nobody does.
         dry_run: only tell.
+        clock: says when tombstones are old.
 
     Returns:
         What was done, by the tables that there are.
@@ -69,7 +78,7 @@ def tidy(lake: Lake, contract: Contract, read_until: int | None = None, *, dry_r
             continue
         expired = 0
         if name == tombstones_name(contract) and contract.tombstone_days is not None:
-            before = datetime.now(UTC).replace(microsecond=0) - timedelta(contract.tombstone_days)
+            before = clock().replace(microsecond=0) - timedelta(contract.tombstone_days)
             expired = _expire_tombstones(lake, name, before, read_until, dry_run=dry_run)
         replaced = compact(lake, lake.open(name), dry_run=dry_run)
         if name == table_name(contract) and contract.immutable_date is not None:

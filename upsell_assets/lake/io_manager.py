@@ -19,6 +19,7 @@ from upsell_assets.lake.engines import Query
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import table_metadata
 from upsell_assets.lake.portions import run_by_portions
+from upsell_assets.retries import tried_again
 
 IO_MANAGER = "delta_io_manager"
 """The resource key under which the code location has it."""
@@ -40,7 +41,12 @@ class DeltaIOManager(dg.IOManager):
 
         Raises:
             PermanentError: the engine refuses the query; nothing was written.
+            RetryRequested: somebody else wrote the table meanwhile, or the store did not answer.
         """
+        with tried_again(context.step_context.previous_attempt_count):
+            self._write(context, obj)
+
+    def _write(self, context: dg.OutputContext, obj: Rows) -> None:
         name = ".".join(context.asset_key.path)
         counted = _Counted(self._reader(obj))
         column = (context.definition_metadata or {}).get(PARTITION_COLUMN)

@@ -18,6 +18,7 @@ from upsell_assets.model.joined import EVENTS, days_of, pins, read_labelled
 from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
 from upsell_assets.model.training_set import DTREF, grid, sample
 from upsell_assets.partitions import dtrefs
+from upsell_assets.retries import retried
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days
@@ -54,6 +55,7 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
             )
         ],
     )
+    @retried
     def churn(context: dg.AssetExecutionContext) -> Made:
         from upsell_assets.model.evaluation import reliability_plot
         from upsell_assets.model.registry import Origin, Registry
@@ -128,6 +130,7 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         pool=SCORES,
         metadata=definition_metadata(lakehouse, SCORES),
     )
+    @retried
     def models(context: dg.AssetExecutionContext) -> Made:
         from upsell_assets.model.registry import Registry
         from upsell_assets.model.scoring import histogram, score

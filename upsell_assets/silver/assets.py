@@ -15,6 +15,7 @@ from upsell_assets.clock import Clock, utc_now
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
 from upsell_assets.partitions import DEFAULT_START, dtrefs
+from upsell_assets.retries import retried
 from upsell_assets.silver import events
 from upsell_assets.silver.dates import UnreadDates, unread_dates
 from upsell_assets.silver.difference import Difference
@@ -80,6 +81,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
         metadata=definition_metadata(lakehouse, table.name),
         check_specs=[_dates_spec(table)] if dated else None,
     )
+    @retried
     def silver(context: dg.AssetExecutionContext) -> Made:
         now = datetime.now(UTC)
 
