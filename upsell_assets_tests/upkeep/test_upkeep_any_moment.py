@@ -168,7 +168,7 @@ def test_killed_at_any_moment_it_does_no_harm(local_lake: Lake) -> None:
     chance = random.Random(11)
     bronze = filled(local_lake, chance, 12)
     context = multiprocessing.get_context("spawn")
-    for number in range(5):
+    for number in range(4):
         hear, tell = context.Pipe(duplex=False)
         process = context.Process(target=look_after_slowly, args=(local_lake.root, tell))
         process.start()

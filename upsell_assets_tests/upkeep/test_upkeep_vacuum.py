@@ -29,7 +29,9 @@ def replace(lake: Lake, *, days_ago: int = 0) -> None:
         past.setattr(files.time, "time_ns", lambda: int(moment * 10**9))
         table = lake.open_or_create(NAME, ROWS.schema)
         held = pa.table(table.get_add_actions(flatten=True)).to_pylist() if table.version() else []
-        exchange(table, write_rows(lake, table, [({}, ROWS)]), [OldFile(one["path"], one["size_bytes"]) for one in held])
+        exchange(
+            table, write_rows(lake, table, [({}, ROWS)]), [OldFile(one["path"], one["size_bytes"]) for one in held]
+        )
     log = Path(lake.uri(NAME)) / "_delta_log"
     for path in [*on_disk(lake, NAME), *map(str, log.glob(f"{table.version():020d}.*"))]:
         if Path(path).stat().st_mtime > moment + 3600:
