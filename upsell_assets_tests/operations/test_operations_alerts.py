@@ -89,7 +89,7 @@ class Place:
         self.tick()
 
     def run(self, fault: str, **tags: str) -> str:
-        done = dg.materialize([broken], instance=self.instance, tags={"fault": fault, **tags}, raise_on_error=False)
+        done = dg.materialize([broken], selection=[broken], instance=self.instance, tags={"fault": fault, **tags}, raise_on_error=False)
         return done.run_id
 
     def tick(self) -> str | None:
