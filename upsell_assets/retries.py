@@ -8,6 +8,7 @@ A conflict with another writer or a lost connection is. A setting, a file or a t
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -45,4 +46,9 @@ def retried(compute: Compute) -> Compute:
         with tried_again(context.retry_number):
             return compute(context, *arguments, **named)
 
-    return attempt  # type: ignore[return-value]
+    @wraps(compute)
+    def yielding(context: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
+        with tried_again(context.retry_number):
+            yield from compute(context, *arguments, **named)
+
+    return yielding if isgeneratorfunction(compute) else attempt  # type: ignore[return-value]

@@ -73,10 +73,9 @@ def vacuum(lake: Lake, name: str, keep: timedelta, *, dry_run: bool = False) -> 
         return Deleted(len(gone), 0, sum(gone.values()))
     _delete(lake, name, gone)
     log = {path: size for path, size in there.items() if path.startswith("_delta_log/")}
-    if len(log) > 1:
-        table.cleanup_metadata()
-        for path in _sizes(lake, f"{folder_of(table)}/_delta_log"):
-            log.pop(f"_delta_log/{path}", None)
+    table.cleanup_metadata()
+    for path in _sizes(lake, f"{folder_of(table)}/_delta_log"):
+        log.pop(f"_delta_log/{path}", None)
     return Deleted(len(gone), len(log), sum(gone.values()) + sum(log.values()))
 
 

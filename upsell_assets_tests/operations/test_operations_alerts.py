@@ -89,7 +89,8 @@ class Place:
         self.tick()
 
     def run(self, fault: str, **tags: str) -> str:
-        done = dg.materialize([broken], selection=[broken], instance=self.instance, tags={"fault": fault, **tags}, raise_on_error=False)
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        done = job.execute_in_process(instance=self.instance, tags={"fault": fault, **tags}, raise_on_error=False)
         return done.run_id
 
     def tick(self) -> str | None:
@@ -121,10 +122,23 @@ def test_a_failed_run_is_told_once_with_its_own_words_and_a_link(
     place.tick()
 
     [body] = webhook.bodies
-    assert body["what"] == f"failed: gold/upsell/broken (run {run[:8]})"
+    assert body["what"] == f"failed: __ASSET_JOB (run {run[:8]})"
     assert body["why"] == ["gold__upsell__broken: gold.upsell.broken: expected bigint, found text. Fix broken.sql."]
     assert body["link"] == f"http://lake.example:3000/runs/{run}"
     assert body["text"] == "\n".join([body["what"], *body["why"], body["link"]])
+
+
+def test_of_a_run_that_died_its_assets_are_told(instance: dg.DagsterInstance, webhook: Webhook) -> None:
+    place = Place(instance, settings(webhook.url))
+    job = place.defs.resolve_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(job, asset_selection=frozenset({broken.key}))
+    instance.report_run_failed(run, "Detected run worker status UNKNOWN")
+
+    place.tick()
+
+    [body] = webhook.bodies
+    assert body["what"] == f"failed: gold/upsell/broken (run {run.run_id[:8]})"
+    assert body["why"] == ["Detected run worker status UNKNOWN"]
 
 
 def test_of_a_bug_the_kind_is_told(instance: dg.DagsterInstance, webhook: Webhook) -> None:
@@ -198,7 +212,7 @@ def test_a_function_of_ones_own_is_given_the_alert(instance: dg.DagsterInstance)
 
     place.tick()
 
-    assert [alert.what.partition(" (")[0] for alert in TAKEN] == ["failed: gold/upsell/broken"]
+    assert [alert.what.partition(" (")[0] for alert in TAKEN] == ["failed: __ASSET_JOB"]
 
 
 @pytest.mark.parametrize("target", ["nowhere:send", f"{__name__}:nothing"])
@@ -247,6 +261,23 @@ def test_what_may_pass_by_itself_is_tried_again_later_each_time(
 
     assert attempts(instance, RetryableError("a conflict"), 2) == (True, 3, [0.01, 0.02])
     assert attempts(instance, RetryableError("a conflict"), 9) == (False, 4, [0.01, 0.02, 0.04])
+
+
+def test_a_step_that_yields_is_tried_again_too(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upsell_assets.retries.FIRST_WAIT_SECONDS", 0.01)
+    tried = []
+
+    @dg.multi_asset(specs=[dg.AssetSpec("a"), dg.AssetSpec("b")])
+    @retried
+    def two(context: dg.AssetExecutionContext) -> Iterator[Made]:
+        tried.append(context.retry_number)
+        yield dg.MaterializeResult(asset_key="a")
+        if len(tried) == 1:
+            raise RetryableError("a conflict")
+        yield dg.MaterializeResult(asset_key="b")
+
+    assert dg.materialize([two], instance=instance).success
+    assert tried == [0, 1]
 
 
 @pytest.mark.parametrize("fault", [PermanentError("a setting"), TypeError("a bug")])

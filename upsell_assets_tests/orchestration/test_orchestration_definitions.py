@@ -110,7 +110,7 @@ def test_upkeep_takes_the_pool_of_whoever_writes_the_tables(defs: dg.Definitions
     writers = {
         asset.op.pool
         for asset in defs.assets or ()
-        if isinstance(asset, dg.AssetsDefinition) and asset.op.pool != "model"
+        if isinstance(asset, dg.AssetsDefinition) and asset.op.pool not in ("model", "capture")
     }
 
     assert {op.pool for op in job.all_node_defs if isinstance(op, dg.OpDefinition)} == {*writers, None}
@@ -205,8 +205,13 @@ def test_contracts_of_another_database_leave_raw_and_bronze(tmp_path: Path, sett
 def test_without_a_database_nothing_captures(settings: Settings) -> None:
     defs = build_defs(settings.model_copy(update={"source_dsn": None}))
 
-    assert {sensor.name for sensor in defs.sensors or ()} == {"landing_sensor", "new_day_sensor", "automation"}
-    assert list(defs.jobs or ()) == []
+    assert {sensor.name for sensor in defs.sensors or ()} == {
+        "landing_sensor",
+        "new_day_sensor",
+        "automation",
+        "alert_sensor",
+    }
+    assert [job.name for job in defs.jobs or ()] == ["upkeep"]
     graph = defs.resolve_asset_graph()
     assert not any(graph.get(AssetKey(["raw", "upsell", table])).is_materializable for table in TABLES["raw/upsell"])
 
