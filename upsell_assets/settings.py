@@ -117,7 +117,8 @@ class Settings(BaseSettings):
         "0 6 * * *", description="When features as served are compared with those of now (cron, America/Sao_Paulo)."
     )
     instance_dsn: SecretStr | None = Field(
-        None, description="PostgreSQL of Dagster's own runs and events, for `deploy/dagster.yaml`."
+        None,
+        description="PostgreSQL of Dagster's own runs and events, `postgresql+psycopg2://...`, for `deploy/dagster.yaml`.",
     )
     alerts: SecretStr = Field(
         SecretStr("log"),
@@ -130,6 +131,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
+
+    @field_validator("instance_dsn")
+    @classmethod
+    def _driver(cls, value: SecretStr | None) -> SecretStr | None:
+        # Without a driver SQLAlchemy takes psycopg 3, by which Dagster's storage cannot write events.
+        if value and not value.get_secret_value().startswith("postgresql+psycopg2://"):
+            raise ValueError("expected postgresql+psycopg2://user:password@host:port/database")
+        return value
 
     @field_validator("alerts")
     @classmethod
