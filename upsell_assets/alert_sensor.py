@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, DagsterRun
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from upsell_assets.alerts import Alert, open_sink
 from upsell_assets.clock import Clock, utc_now
@@ -130,9 +129,9 @@ def _of_checks(context: dg.SensorEvaluationContext, told: _Told, web_url: str | 
     for key in keys:
         name = key.to_user_string()
         record = latest.get(key)
-        if record is None or record.status == AssetCheckExecutionRecordStatus.PLANNED or record.evaluation is None:
-            continue
-        found = record.evaluation
+        found = record.evaluation if record else None
+        if found is None:
+            continue  # never run, or running now
         if found.passed or found.severity != dg.AssetCheckSeverity.ERROR:
             told.checks = [check for check in told.checks if check != name]
         elif name not in told.checks:

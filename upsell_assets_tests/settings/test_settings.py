@@ -189,7 +189,9 @@ def test_the_profile_spark_chooses_the_engine(monkeypatch: pytest.MonkeyPatch, d
 def test_alerts_go_to_the_log_a_webhook_or_a_function(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     set_environment(monkeypatch, alerts=target)
 
-    with pytest.raises(PermanentError, match=r"UPSELL_ALERTS: .*expected log, the URL of a webhook, or module:function"):
+    with pytest.raises(
+        PermanentError, match=r"UPSELL_ALERTS: .*expected log, the URL of a webhook, or module:function"
+    ):
         load_settings()
 
 
