@@ -100,6 +100,17 @@ def test_silver_and_aggregates_equal_a_recompute(data: st.DataObject, chance: ra
         assert_equals_recompute(lake, bronze)
 
 
+def test_a_delete_reaches_silver_before_it_expires(local_lake: Lake) -> None:
+    take_in(local_lake, Change("customers", "a", "I", 1, (1, None)))
+    renew(local_lake, ALL)
+    take_in(local_lake, Change("customers", "a", "D", 2))
+
+    look_after(local_lake, START + HOUR)
+    renew(local_lake, ALL)
+
+    assert held(local_lake, "cliente") == []
+
+
 def filled(lake: Lake, chance: random.Random, batches: int) -> Bronze:
     """A history of many small commits, some of which silver and the aggregates have taken in."""
     bronze = Bronze()
