@@ -130,8 +130,8 @@ def _of_checks(context: dg.SensorEvaluationContext, told: _Told, web_url: str | 
         name = key.to_user_string()
         record = latest.get(key)
         found = record.evaluation if record else None
-        if found is None:
-            continue  # never run, or running now
+        if not isinstance(found, dg.AssetCheckEvaluation):
+            continue  # never run, running now, or its run died
         if found.passed or found.severity != dg.AssetCheckSeverity.ERROR:
             told.checks = [check for check in told.checks if check != name]
         elif name not in told.checks:
