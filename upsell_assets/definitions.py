@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from upsell_assets.alert_sensor import alert_sensor
 from upsell_assets.assembly import automation_sensor, tables_defs
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.checks.audit import audit_checks
@@ -23,6 +24,7 @@ from upsell_assets.pictures.assets import pictures_schedule
 from upsell_assets.settings import Settings, load_settings
 from upsell_assets.silver.assets import new_day_sensor, silver_assets, touched_specs
 from upsell_assets.silver.touched import SCORES
+from upsell_assets.upkeep_job import upkeep_job, upkeep_schedule
 
 
 def build_defs(settings: Settings | None = None) -> dg.Definitions:
@@ -39,12 +41,15 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     served = served_checks(lakehouse) if models else []
     keys: dict[str, Sequence[str]] = {sql.name: key_of(sql) for sql in files}
     audited = audit_checks(lakehouse, {**keys, **({SCORES: SCORE_KEY} if models else {})})
+    upkeep = upkeep_job(lakehouse, consumers)
     defs = dg.Definitions.merge(
         tables_defs(lakehouse, silver),
         dg.Definitions(
             assets=[*silver, *touched_specs(lakehouse, consumers), *daily, *models],
             asset_checks=[*served, *audited],
+            jobs=[upkeep],
             schedules=[
+                upkeep_schedule(lakehouse, upkeep),
                 checks_schedule("audit", audited, lakehouse.settings.audit_schedule, "All rows of all tables."),
                 pictures_schedule(lakehouse, [*bronze, *sorted(made), *names, *([SCORES] if models else [])]),
                 *([skew_schedule(lakehouse, served)] if served else []),
@@ -52,6 +57,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             sensors=[
                 *([new_day_sensor(lakehouse)] if daily else []),
                 automation_sensor(lakehouse, dg.AssetSelection.all()),
+                alert_sensor(lakehouse),
             ],
             resources={IO_MANAGER: DeltaIOManager(lakehouse)},
             executor=dg.in_process_executor,

@@ -24,6 +24,7 @@ from upsell_assets.lake.metadata import definition_metadata
 from upsell_assets.lake.sql import DTREFS, SqlFile, load_sql
 from upsell_assets.lake.tables import Lake
 from upsell_assets.partitions import dtrefs
+from upsell_assets.retries import retried
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days, local_day
 from upsell_assets.silver.touched import existing
@@ -98,6 +99,7 @@ def sql_asset(
         },
         check_specs=written_specs(sql.name, key) if key else None,
     )
+    @retried
     def table(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Query] | dg.AssetCheckResult]:
         now = datetime.now(UTC)
         tables = current_tables(lakehouse.lake, lakehouse.engine, kept)

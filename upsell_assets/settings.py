@@ -2,15 +2,20 @@
 
 Settings belong here and nowhere else: no other module reads the environment. Secrets are `SecretStr`, so that
 they are not printed by accident. What is left out is embedded: without `UPSELL_SOURCE_DSN` an own PostgreSQL is
-started, without `UPSELL_S3_ENDPOINT` and `UPSELL_S3_BUCKET` an own S3 server (see `services`).
+started, without `UPSELL_S3_ENDPOINT` and `UPSELL_S3_BUCKET` an own S3 server (see `services`). A lake that is deployed
+says so (`UPSELL_PROFILE`), and then nothing is started in the place of what was forgotten.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from datetime import date
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -30,6 +35,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="UPSELL_", env_ignore_empty=True, frozen=True)
 
+    profile: Literal["embedded", "production", "spark"] = Field(
+        "embedded",
+        description="What must be named: nothing (embedded); the bucket and Dagster's database (production); and a cluster "
+        "(spark).",
+    )
     home: Path = Field(Path(".upsell"), description="Folder of all local state: services, Dagster, logs.")
 
     source_dsn: SecretStr | None = Field(
@@ -88,6 +98,15 @@ class Settings(BaseSettings):
     audit_schedule: str = Field(
         "0 4 * * *", description="When all rows of all tables are checked, and plots drawn (cron, America/Sao_Paulo)."
     )
+    keep_days: int = Field(
+        7,
+        ge=1,
+        le=3650,
+        description="Days that versions of tables stay readable; what only older ones name is deleted.",
+    )
+    upkeep_schedule: str = Field(
+        "0 3 * * *", description="When all tables are compacted, expired and vacuumed (cron, America/Sao_Paulo)."
+    )
 
     training_grid: Literal["monday", "month"] = Field(
         "monday", description="dtRefs of the training set: every Monday, or the first of each month."
@@ -105,6 +124,15 @@ class Settings(BaseSettings):
     skew_schedule: str = Field(
         "0 6 * * *", description="When features as served are compared with those of now (cron, America/Sao_Paulo)."
     )
+    instance_dsn: SecretStr | None = Field(
+        None,
+        description="PostgreSQL of Dagster's own runs and events, `postgresql+psycopg2://...`, for `deploy/dagster.yaml`.",
+    )
+    alerts: SecretStr = Field(
+        SecretStr("log"),
+        description="Where failures are told: `log`, the URL of a webhook, or a function of one's own, `module:function`.",
+    )
+    web_url: str | None = Field(None, description="Address of Dagster's web interface, for the links in alerts.")
     seed: int = Field(42, description="Seed of the simulator, of sampling and of training.")
 
     @field_validator("home", "contracts")
@@ -112,7 +140,22 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
 
-    @field_validator("s3_endpoint")
+    @field_validator("instance_dsn")
+    @classmethod
+    def _driver(cls, value: SecretStr | None) -> SecretStr | None:
+        # Without a driver SQLAlchemy takes psycopg 3, by which Dagster's storage cannot write events.
+        if value and not value.get_secret_value().startswith("postgresql+psycopg2://"):
+            raise ValueError("expected postgresql+psycopg2://user:password@host:port/database")
+        return value
+
+    @field_validator("alerts")
+    @classmethod
+    def _sink(cls, value: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"log|https?://\S+|[A-Za-z_][\w.]*:[A-Za-z_]\w*", value.get_secret_value()):
+            raise ValueError("expected log, the URL of a webhook, or module:function")
+        return value
+
+    @field_validator("s3_endpoint", "web_url")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         if value and not re.fullmatch(r"https?://\S+", value):
@@ -125,10 +168,42 @@ class Settings(BaseSettings):
             raise ValueError("UPSELL_S3_ACCESS_KEY_ID and UPSELL_S3_SECRET_ACCESS_KEY are given together or not at all")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_of_profile(cls, values: dict[str, object]) -> dict[str, object]:
+        return {"engine": "spark", **values} if values.get("profile") == "spark" else values
+
+    @model_validator(mode="after")
+    def _complete(self) -> Settings:
+        if missing := list(self._missing()):
+            raise ValueError(f"UPSELL_PROFILE={self.profile} is not complete: {'; '.join(missing)}")
+        return self
+
+    def _missing(self) -> Iterator[str]:
+        """What the profile needs and does not have; a lake of several processes must not begin with half of it."""
+        if self.profile == "embedded":
+            return
+        if self.s3_bucket is None:
+            yield "UPSELL_S3_BUCKET is not set"
+        if self.instance_dsn is None:
+            yield "UPSELL_INSTANCE_DSN is not set"
+        if find_spec("dagster_postgres") is None:
+            yield "dagster-postgres is not installed (pip install 'upsell-assets[postgres]')"
+        home = os.environ.get("DAGSTER_HOME")
+        if not home or not (Path(home) / "dagster.yaml").is_file():
+            yield "DAGSTER_HOME names no folder with a dagster.yaml (such as deploy/dagster.yaml)"
+        if self.profile == "spark":
+            if self.engine != "spark":
+                yield f"UPSELL_ENGINE is {self.engine}"
+            if self.spark_master.startswith("local"):
+                yield "UPSELL_SPARK_MASTER names no cluster"
+            if which("java", path=os.environ.get("PATH")) is None and not os.environ.get("JAVA_HOME"):
+                yield "there is no java on PATH and JAVA_HOME is not set"
+
     @cached_property
     def embedded_source(self) -> bool:
         """Whether the points database is ours to start."""
-        return self.source_dsn is None
+        return self.source_dsn is None and self.profile == "embedded"
 
     @cached_property
     def embedded_store(self) -> bool:

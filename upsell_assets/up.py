@@ -62,6 +62,11 @@ def run(settings: Settings, options: Options, report: Reporter) -> None:
     Raises:
         UpsellError: a step failed, or (with `once`) an asset did.
     """
+    if settings.profile != "embedded":
+        raise PermanentError(
+            f"upsell up brings up a lake of one machine, and UPSELL_PROFILE is {settings.profile}. Run the processes of "
+            "docs/operations.md, or leave the profile out."
+        )
     if options.port:
         require_port(options.port)
     started = time.time()
@@ -192,7 +197,14 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
     shutil.copyfile(ROOT / "dagster.yaml", home / "dagster.yaml")
     grpc, free = free_ports(2)
     port = port or free
-    environment = {**os.environ, **running.environment(), "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "UPSELL_WEB_URL": url,
+        **os.environ,
+        **running.environment(),
+        "DAGSTER_HOME": str(home),
+        "PYTHONUNBUFFERED": "1",
+    }
     workspace = home / "workspace.yaml"
     workspace.write_text(
         yaml.safe_dump({"load_from": [{"grpc_server": {"host": "127.0.0.1", "port": grpc, "location_name": "upsell"}}]})
@@ -214,7 +226,6 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
         [bin_folder / "dagster-webserver", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)],
         env=environment,
     )
-    url = f"http://127.0.0.1:{port}"
     if unfinished:
         launch_again(url, unfinished)
         say(f"dagster: launched again {len(unfinished)} runs that were not finished")

@@ -24,6 +24,7 @@ from upsell_assets.partitions import first_day, landing_days, landing_partition
 from upsell_assets.raw.assets import raw_key
 from upsell_assets.raw.landing import LandedFile, Window
 from upsell_assets.raw.ledger import Ledger
+from upsell_assets.retries import retried
 
 
 def bronze_assets(lakehouse: Lakehouse) -> list[dg.AssetsDefinition]:
@@ -62,6 +63,7 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
             ),
         ],
     )
+    @retried
     def bronze(context: dg.AssetExecutionContext) -> Made:
         days = context.partition_key_range
         first = date.fromisoformat(days.start)

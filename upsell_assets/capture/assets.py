@@ -24,6 +24,7 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made
 from upsell_assets.partitions import landing_days, landing_partition
 from upsell_assets.raw.assets import CAPTURE, landed_on, raw_key, raw_specs
+from upsell_assets.retries import retried
 from upsell_assets.runs import under_way
 
 CHECK = "captured_in_time"
@@ -58,6 +59,7 @@ def capture_assets(lakehouse: Lakehouse) -> list[dg.AssetsDefinition]:
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=lakehouse.named(CAPTURE),
     )
+    @retried
     def drain(context: dg.AssetExecutionContext) -> Iterator[Made]:
         capture = open_capture(lakehouse)
         assert capture is not None

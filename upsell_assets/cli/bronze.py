@@ -1,4 +1,4 @@
-"""Commands for bronze without Dagster: take in, check, repair, tidy."""
+"""Commands for bronze without Dagster: take in, check, repair."""
 
 from __future__ import annotations
 
@@ -80,16 +80,3 @@ def repair(
             typer.echo(f"{contract.name}: {done.files} files, {done.rows:,} changes taken in again")
         else:
             typer.echo(f"{contract.name}: {repairs.repair(lakehouse.lake, contract):,} rows")
-
-
-@app.command()
-def tidy(tables: Tables = None) -> None:
-    """Bronze's upkeep, where it is needed: small files become few, months are sorted again, tombstones expire.
-
-    Merges compact small files by themselves; tombstones expire only if the contract says when.
-    """
-    from upsell_assets.bronze.upkeep import tidy as tidy_up
-
-    with lakehouse_of_settings() as (lakehouse, _):
-        for contract in contracts_of(lakehouse, "tidy", tables):
-            typer.echo(f"{contract.name}: {tidy_up(lakehouse.lake, contract)} files written anew")

@@ -1,4 +1,4 @@
-"""Commands for the lake as a whole: bring it up, look at it, ask it."""
+"""Commands for the lake as a whole: bring it up, look at it, look after it, ask it."""
 
 from __future__ import annotations
 
@@ -98,6 +98,27 @@ def status(as_json: AsJson = False) -> None:
     if lag is not None:
         seen = "{bytes:,} bytes of log not seen yet, {seconds:,.0f} s; the server keeps {retained_bytes:,} bytes"
         typer.echo(f"capture: {lag.get('error') or seen.format(**lag)}")
+
+
+@app.command()
+def tidy(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(help="Tables by their three parts, or contracts (their bronze tables); none: all."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+) -> None:
+    """Upkeep of all tables: small files become few, expired rows go, and files that no kept version names.
+
+    Dagster does the same each day (UPSELL_UPKEEP_SCHEDULE); versions are kept for UPSELL_KEEP_DAYS.
+
+    Example: upsell tidy customers gold.upsell.churn_report --dry-run
+    """
+    from upsell_assets.upkeep import chosen, upkeep
+
+    with lakehouse_of_settings() as (lakehouse, _):
+        for done in upkeep(lakehouse, chosen(lakehouse, tables or []), dry_run=dry_run):
+            typer.echo(f"would be: {done}" if dry_run else str(done))
 
 
 @app.command()

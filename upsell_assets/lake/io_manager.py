@@ -21,6 +21,7 @@ from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import table_metadata
 from upsell_assets.lake.portions import run_by_portions
+from upsell_assets.retries import RETRIES, tried_again
 
 IO_MANAGER = "delta_io_manager"
 """The resource key under which the code location has it."""
@@ -46,7 +47,12 @@ class DeltaIOManager(dg.IOManager):
         Raises:
             DoubledKeysError: several rows have one key; nothing was written, and the check says which.
             PermanentError: the engine refuses the query; nothing was written.
+            RetryRequested: somebody else wrote the table meanwhile, or the store did not answer.
         """
+        with tried_again(_earlier_attempts(context)):
+            self._write(context, obj)
+
+    def _write(self, context: dg.OutputContext, obj: Rows) -> None:
         name = ".".join(context.asset_key.path)
         counted = _Counted(self._reader(obj))
         definition = context.definition_metadata or {}
@@ -92,6 +98,14 @@ class DeltaIOManager(dg.IOManager):
         if isinstance(rows, Query):
             return run_by_portions(self._lakehouse.engine, rows)
         return rows.to_reader() if isinstance(rows, pa.Table) else rows
+
+
+def _earlier_attempts(context: dg.OutputContext) -> int:
+    """How many attempts of the step failed before; outside of a run nobody makes another one."""
+    try:
+        return context.step_context.previous_attempt_count
+    except dg.DagsterInvariantViolationError:
+        return RETRIES
 
 
 class _Counted:

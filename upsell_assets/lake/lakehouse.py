@@ -12,6 +12,7 @@ from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import Settings
 
+RAW = "raw"
 LAYERS = ("bronze", "silver", "feature_store", "gold")
 
 
@@ -69,12 +70,14 @@ class Lakehouse:
         """The active engine."""
         return open_engine(self.settings, self.store)
 
-    def tables(self) -> list[str]:
-        """The tables that there are, by their three-part names, without the lake's internal ones."""
-        return [
+    def tables(self, *, internal: bool = False) -> list[str]:
+        """The tables that there are, by their three-part names; with `internal` also those that the lake keeps for itself."""
+        found = [
             f"{layer}.{schema}.{table}"
-            for layer in LAYERS
+            for layer in ((RAW, *LAYERS) if internal else LAYERS)
             for schema in self.store.folders(f"{layer}/")
             for table in self.store.folders(f"{layer}/{schema}/")
-            if not table.startswith("_")
+            if internal or not table.startswith("_")
         ]
+        # Not every folder is a table there: raw has the files that landed, too.
+        return [name for name in found if self.lake.exists(name)] if internal else found

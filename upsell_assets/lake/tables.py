@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,17 @@ from upsell_assets.lake.partitions import replace_partitions
 if TYPE_CHECKING:
     from upsell_assets.lake.store import ObjectStore
 
+LOG, DELETED_FILES = "delta.logRetentionDuration", "delta.deletedFileRetentionDuration"
+
+
+def retention(keep: timedelta) -> dict[str, str]:
+    """The properties by which whoever writes a table keeps its versions readable for so long (whole hours)."""
+    return dict.fromkeys((LOG, DELETED_FILES), f"interval {keep // timedelta(hours=1)} hours")
+
+
 TABLE_PROPERTIES: dict[str, str | None] = {
+    # The default of UPSELL_KEEP_DAYS; another one is written into the tables by their upkeep.
+    **retention(timedelta(7)),
     # What both engines can write: no deletion vectors, no column mapping, classic checkpoints.
     "delta.enableDeletionVectors": "false",
     "delta.columnMapping.mode": "none",
@@ -40,6 +50,10 @@ TABLE_PROPERTIES: dict[str, str | None] = {
 
 class UnknownTableError(PermanentError):
     """A name is not that of a table in the lake."""
+
+
+class VersionGoneError(PermanentError):
+    """A pinned version of a table is older than the horizon of its upkeep."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +91,16 @@ class Lake:
 
         Raises:
             UnknownTableError: no such table.
+            VersionGoneError: the pinned version is older than what is kept.
         """
         try:
             return DeltaTable(self.uri(name), version=version, storage_options=self.options())
         except TableNotFoundError as error:
+            if version is not None and self.exists(name):
+                raise VersionGoneError(
+                    f"{name}: version {version} cannot be read any more. Versions are kept for UPSELL_KEEP_DAYS days: pin "
+                    "a newer one."
+                ) from error
             raise UnknownTableError(f"{name}: no such table in {self.root} yet.") from error
 
     def find(self, name: str) -> DeltaTable | None:

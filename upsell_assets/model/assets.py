@@ -22,6 +22,7 @@ from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
 from upsell_assets.model.training_set import CUSTOMER, DTREF, grid, sample
 from upsell_assets.partitions import dtrefs
 from upsell_assets.pictures.assets import picture
+from upsell_assets.retries import retried
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days
@@ -60,6 +61,7 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
             )
         ],
     )
+    @retried
     def churn(context: dg.AssetExecutionContext) -> Made:
         from upsell_assets.model.evaluation import reliability_plot
         from upsell_assets.model.registry import Origin, Registry
@@ -136,6 +138,7 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         metadata=definition_metadata(lakehouse, SCORES),
         check_specs=written_specs(SCORES, SCORE_KEY),
     )
+    @retried
     def models(context: dg.AssetExecutionContext) -> Made:
         from upsell_assets.model.registry import Registry
         from upsell_assets.model.scoring import SCHEMA, histogram, score

@@ -8,7 +8,7 @@ declares it. Small files are put together on the way: a ledger of a thousand com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -128,15 +128,54 @@ class Ledger:
         """Every record of the files whose keys end so, oldest first."""
         return _records(self._rows(pc.ends_with(pc.field("key"), ending)))
 
+    def forget(self, there: Set[tuple[str, str]], before: datetime, *, dry_run: bool = False) -> int:
+        """Forget files that were taken in long ago and are not there any more; how many records they had.
+
+        A file that is there, in this version, can be listed again and must be known. One that is gone cannot; should
+        somebody bring it back, it is read once more, which by the law changes nothing. A file whose newest record does
+        not say that it was taken in is remembered whole, so that no loss is forgotten.
+
+        Args:
+            there: keys and etags of all that lies in the table's folders, listed after the ledger's newest record.
+            before: files with a record since then (UTC) are remembered.
+            dry_run: only tell.
+
+        Raises:
+            RetryableError: other writers kept committing in between.
+        """
+
+        def attempt() -> int:
+            if not self.lake.exists(self.name):
+                return 0
+            table = self.lake.open(self.name)
+            rows = self._sorted(table)
+            versions = zip(rows["key"].to_pylist(), rows["etag"].to_pylist(), strict=True)
+            gone = pa.array([version not in there for version in versions], pa.bool_())
+            newest = dict(zip(rows["key"].to_pylist(), rows["state"].to_pylist(), strict=True))
+            taken = pa.array([key for key, state in newest.items() if state == "accepted"], pa.string())
+            recent = rows.filter(pc.greater_equal(rows["recorded_at"], pa.scalar(before)))["key"]
+            old = pc.invert(pc.is_in(rows["key"], recent.combine_chunks()))
+            forgotten = pc.and_(pc.and_(gone, pc.is_in(rows["key"], taken)), old)
+            count = pc.sum(forgotten).as_py() or 0
+            if count and not dry_run:
+                self._rewrite(table, {"table": self.contract.table}, rows.filter(pc.invert(forgotten)))
+            return count
+
+        return retry_conflicts(self.name, attempt)
+
     def _rows(self, wanted: pc.Expression | None = None, columns: list[str] | None = None) -> pa.Table | None:
         """Records from oldest to newest."""
         try:
-            found = self.lake.rows(self.lake.open(self.name))
+            return self._sorted(self.lake.open(self.name), wanted, columns)
         except UnknownTableError:
             return None
+
+    def _sorted(
+        self, ledger: DeltaTable, wanted: pc.Expression | None = None, columns: list[str] | None = None
+    ) -> pa.Table:
         mine = pc.field("table") == self.contract.table
         order = [("recorded_at", "ascending"), ("state", "descending")]
-        rows = found.to_table(
+        rows = self.lake.rows(ledger).to_table(
             filter=mine if wanted is None else mine & wanted,
             columns=columns and [*dict.fromkeys([*columns, *(name for name, _ in order)])],
         )
@@ -190,17 +229,25 @@ class Ledger:
             if values["table"] != self.contract.table or row["path_count"] <= many:
                 continue
             wanted = [pc.field(name) == value for name, value in values.items()]
-            records = self.lake.rows(table).to_table(filter=reduce(and_, wanted)).sort_by("day")
+            records = self.lake.rows(table).to_table(filter=reduce(and_, wanted))
             with suppress(CommitFailedError):
-                write_deltalake(
-                    table,
-                    records,
-                    mode="overwrite",
-                    predicate=" AND ".join(f"\"{name}\" = '{value}'" for name, value in values.items()),
-                    writer_properties=WriterProperties(max_row_group_size=GROUP_ROWS),
-                    commit_properties=commit_properties(),
-                )
+                self._rewrite(table, values, records)
             return
+
+    def _rewrite(self, table: DeltaTable, part: Mapping[str, str], records: pa.Table) -> None:
+        """Replace the records of a part of the ledger.
+
+        Raises:
+            CommitFailedError: somebody else committed since the ledger was opened; nothing was replaced.
+        """
+        write_deltalake(
+            table,
+            records.sort_by("day"),
+            mode="overwrite",
+            predicate=" AND ".join(f"\"{name}\" = '{value}'" for name, value in part.items()),
+            writer_properties=WriterProperties(max_row_group_size=GROUP_ROWS),
+            commit_properties=commit_properties(),
+        )
 
 
 def _records(rows: pa.Table | None) -> list[Record]:

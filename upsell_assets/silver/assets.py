@@ -18,6 +18,7 @@ from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, definition_of, table_metadata
 from upsell_assets.partitions import DEFAULT_START, dtrefs
+from upsell_assets.retries import retried
 from upsell_assets.silver import events
 from upsell_assets.silver.dates import UnreadDates, unread_dates
 from upsell_assets.silver.difference import Difference
@@ -85,6 +86,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
         metadata=definition_metadata(lakehouse, table.name),
         check_specs=[*written_specs(table.name, table.key), *(_event_specs(table) if dated else [])],
     )
+    @retried
     def silver(context: dg.AssetExecutionContext) -> Made:
         now = datetime.now(UTC)
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import date
+from functools import reduce
+from operator import or_
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import write_deltalake
 
 from upsell_assets.bronze.upkeep import compact
+from upsell_assets.lake.commits import commit_properties, retry_conflicts
 from upsell_assets.lake.tables import Lake
 
 NAME = "silver.upsell._changed_days"
@@ -40,6 +43,44 @@ def note(lake: Lake, table: str, version: int, days: Iterable[date], transaction
     # Appends never conflict with each other: the library's own retries are right here.
     write_deltalake(noted, pa.Table.from_pylist(rows, _SCHEMA), mode="append")
     compact(lake, lake.open(NAME))
+
+
+def read_until(lake: Lake, readers: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """The version of each table of silver up to which all of its readers have taken in what changed.
+
+    Args:
+        lake: where the tables lie.
+        readers: tables that keep the versions that they are made from, and which tables these are. One that is not
+            there yet, or does not say, begins with everything, and needs none of the days.
+    """
+    until: dict[str, int] = {}
+    for reader, sources in readers.items():
+        table = lake.open(reader) if lake.exists(reader) else None
+        for source in sources:
+            if table is not None and (at := table.transaction_version(source)) is not None:
+                until[source] = min(at, until.get(source, at))
+    return until
+
+
+def expire(lake: Lake, until: Mapping[str, int], *, dry_run: bool = False) -> int:
+    """Forget the days of commits that all have taken in (see `read_until`); how many rows they had.
+
+    Raises:
+        RetryableError: other writers kept committing in between.
+    """
+    conditions = [f"(\"table\" = '{table}' AND version <= {version})" for table, version in sorted(until.items())]
+    taken = [(pc.field("table") == table) & (pc.field("version") <= version) for table, version in until.items()]
+    if not taken:
+        return 0
+
+    def forget() -> int:
+        noted = lake.open_or_create(NAME, _SCHEMA)
+        rows = int(lake.rows(noted).count_rows(filter=reduce(or_, taken)))
+        if rows and not dry_run:
+            noted.delete(" OR ".join(conditions), commit_properties=commit_properties())
+        return rows
+
+    return retry_conflicts(NAME, forget)
 
 
 def changed_days(lake: Lake, since: Mapping[str, int], until: Mapping[str, int], transactions: str) -> set[date] | None:

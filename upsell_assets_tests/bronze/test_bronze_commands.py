@@ -59,7 +59,7 @@ def test_a_date_that_moves_is_checked_refused_and_repaired(
     assert upsell("repair", "orders").stdout == "shop.orders: 1 rows\n"
     assert "1 files" in upsell("ingest").stdout
     assert upsell("check").stdout == "shop.orders: one row a key\n"
-    assert upsell("tidy").stdout == "shop.orders: 0 files written anew\n"
+    assert "bronze.shop.orders: 0 files written anew, 0 rows expired, 0 files and 0 of the log" in upsell("tidy").stdout
     unknown = upsell("repair", "order")
     assert isinstance(unknown.exception, PermanentError)
     assert "no contract for order; there are orders" in str(unknown.exception)

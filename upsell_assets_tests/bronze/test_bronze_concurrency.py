@@ -61,7 +61,7 @@ def keep_tidy(of: Contract) -> int:
     """Compact until told to stop; how many files went."""
     gone = 0
     while not _stop.is_set():
-        gone += upkeep.tidy(_lake, of)
+        gone += sum(done.replaced for done in upkeep.tidy(_lake, of).values())
     return gone
 
 

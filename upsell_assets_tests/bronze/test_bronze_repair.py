@@ -15,7 +15,7 @@ from upsell_assets.bronze import upkeep
 from upsell_assets.bronze.merge import merge
 from upsell_assets.bronze.repair import doubled_keys, repair
 from upsell_assets.bronze.tables import late_name, table_name, tombstones_name
-from upsell_assets.bronze.upkeep import SMALL_FILES, compact, tidy
+from upsell_assets.bronze.upkeep import SMALL_FILES, Tidied, compact, expired_before, tidy
 from upsell_assets.contracts import Contract
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.tables import Lake
@@ -239,8 +239,9 @@ def test_a_month_whose_files_overlap_is_sorted_again(local_lake: Lake) -> None:
         take(local_lake, DATED, *(change(seq, key=f"{seq} {day}", placed=day) for day in days))
     before = rows(local_lake, DATED)
 
-    assert tidy(local_lake, DATED) == 6
-    assert tidy(local_lake, DATED) == 0
+    assert tidy(local_lake, DATED, dry_run=True)[table_name(DATED)] == Tidied(6)
+    assert tidy(local_lake, DATED)[table_name(DATED)] == Tidied(6)
+    assert tidy(local_lake, DATED)[table_name(DATED)] == Tidied()
 
     assert rows(local_lake, DATED) == before
 
@@ -271,3 +272,28 @@ def test_after_tombstones_expired_older_changes_of_keys_that_are_not_live_are_se
     assert rows(local_lake, forgetful) == [("b", 2, JANUARY), ("c", 9, JANUARY)]
     late = local_lake.rows(local_lake.open(late_name(forgetful))).to_table().to_pylist()
     assert [(row["id"], row["line"]) for row in late] == [("a", 0)]
+
+
+def test_a_delete_that_is_not_read_yet_does_not_expire_however_old_it_is(local_lake: Lake) -> None:
+    forgetful = contract(tombstone_days=1)
+    take(local_lake, forgetful, change(1, "D"))
+    read = local_lake.open(tombstones_name(forgetful)).version()
+    take(local_lake, forgetful, change(2, "D", key="b"))
+
+    would = tidy(local_lake, forgetful, read, dry_run=True)[tombstones_name(forgetful)]
+    done = tidy(local_lake, forgetful, read)[tombstones_name(forgetful)]
+
+    assert (would.expired, done.expired) == (1, 1)
+    table = local_lake.open(tombstones_name(forgetful))
+    assert table.to_pyarrow_table()["id"].to_pylist() == ["b"]
+    assert expired_before(table) is not None
+
+
+def test_where_no_tombstone_expires_nothing_is_committed(local_lake: Lake) -> None:
+    forgetful = contract(tombstone_days=1)
+    take(local_lake, forgetful, change(1, "D", _modified_date=datetime.now(UTC)))
+    before = local_lake.open(tombstones_name(forgetful)).version()
+
+    tidy(local_lake, forgetful)
+
+    assert local_lake.open(tombstones_name(forgetful)).version() == before

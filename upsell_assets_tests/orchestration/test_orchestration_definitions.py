@@ -105,6 +105,17 @@ def test_every_asset_that_writes_has_a_pool_so_that_one_run_at_a_time_does(defs:
     assert len(set(others)) == len(others)
 
 
+def test_upkeep_takes_the_pool_of_whoever_writes_the_tables(defs: dg.Definitions) -> None:
+    [job] = [job for job in defs.jobs or () if isinstance(job, dg.JobDefinition) and job.name == "upkeep"]
+    writers = {
+        asset.op.pool
+        for asset in defs.assets or ()
+        if isinstance(asset, dg.AssetsDefinition) and asset.op.pool not in ("model", "capture")
+    }
+
+    assert {op.pool for op in job.all_node_defs if isinstance(op, dg.OpDefinition)} == {*writers, None}
+
+
 def test_every_table_shows_its_name_and_address_before_it_is_made(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     for key in graph.materializable_asset_keys - {AssetKey(["model", "upsell", "churn"])}:
@@ -143,7 +154,7 @@ def test_a_new_dtref_begins_at_local_midnight_not_at_utc_midnight(defs: dg.Defin
 def test_sensors_run_by_themselves(defs: dg.Definitions) -> None:
     sensors = {sensor.name: sensor for sensor in defs.sensors or ()}
 
-    assert set(sensors) == {"capture_sensor", "landing_sensor", "new_day_sensor", "automation"}
+    assert set(sensors) == {"capture_sensor", "landing_sensor", "new_day_sensor", "automation", "alert_sensor"}
     assert {sensor.default_status for sensor in sensors.values()} == {dg.DefaultSensorStatus.RUNNING}
 
 
@@ -155,6 +166,7 @@ def test_what_compares_by_the_clock_runs_by_itself(defs: dg.Definitions) -> None
         "pictures": "0 4 * * *",
         "verify": "0 5 * * *",
         "skew": "0 6 * * *",
+        "upkeep": "0 3 * * *",
     }
     assert {schedule.default_status for schedule in schedules} == {dg.DefaultScheduleStatus.RUNNING}
     assert {schedule.execution_timezone for schedule in schedules} == {"America/Sao_Paulo"}
@@ -183,15 +195,25 @@ def test_contracts_of_another_database_leave_raw_and_bronze(tmp_path: Path, sett
     dg.Definitions.validate_loadable(defs)
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     assert keys == {"raw/shop/orders", "bronze/shop/orders"}
-    assert {sensor.name for sensor in defs.sensors or ()} == {"capture_sensor", "landing_sensor", "automation"}
-    assert [job.name for job in defs.jobs or ()] == ["capture"]
+    assert {sensor.name for sensor in defs.sensors or ()} == {
+        "capture_sensor",
+        "landing_sensor",
+        "automation",
+        "alert_sensor",
+    }
+    assert [job.name for job in defs.jobs or ()] == ["capture", "upkeep"]
 
 
 def test_without_a_database_nothing_captures(settings: Settings) -> None:
     defs = build_defs(settings.model_copy(update={"source_dsn": None}))
 
-    assert {sensor.name for sensor in defs.sensors or ()} == {"landing_sensor", "new_day_sensor", "automation"}
-    assert list(defs.jobs or ()) == []
+    assert {sensor.name for sensor in defs.sensors or ()} == {
+        "landing_sensor",
+        "new_day_sensor",
+        "automation",
+        "alert_sensor",
+    }
+    assert [job.name for job in defs.jobs or ()] == ["upkeep"]
     graph = defs.resolve_asset_graph()
     assert not any(graph.get(AssetKey(["raw", "upsell", table])).is_materializable for table in TABLES["raw/upsell"])
 

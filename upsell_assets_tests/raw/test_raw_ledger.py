@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -164,3 +165,41 @@ def test_writers_at_one_time_lose_no_record_and_fail_nobody(ledger: Ledger) -> N
 
     found = [record.file.key for record in ledger.history("")]
     assert (len(found), len(set(found))) == (4 * SMALL_FILES + 1, 4 * SMALL_FILES + 1)
+
+
+def test_only_files_that_were_taken_in_long_ago_and_are_gone_are_forgotten(ledger: Ledger) -> None:
+    ledger.write([Record(file("gone"), "accepted"), Record(file("there"), "accepted")])
+    ledger.write([Record(file("held"), "quarantined"), Record(file("replaced", etag="e1"), "accepted")])
+    ledger.write([Record(file("replaced", etag="e2"), "quarantined")])
+    later = datetime.now(UTC)
+    ledger.write([Record(file("young"), "accepted"), Record(file("gone", etag="e0"), "retry")])
+    ledger.write([Record(file("gone", etag="e0"), "accepted")])
+    other = Ledger(ledger.lake, contract("u"))
+    other.write([Record(file("gone"), "accepted")])
+    there = {(file("there").key, "e1"), (file("replaced").key, "e2")}
+
+    assert ledger.forget(there, later) == 0
+    assert ledger.forget(there, datetime.now(UTC), dry_run=True) == 4
+    assert len(ledger.records()) == 7
+    assert ledger.forget(there, datetime.now(UTC)) == 4
+
+    assert {key.rpartition("/")[2] for key, _ in ledger.records()} == {"there", "held", "replaced"}
+    assert {etag for key, etag in ledger.records() if key.endswith("replaced")} == {"e1", "e2"}
+    assert [record.file.key for record in ledger.quarantined()] == [file("held").key, file("replaced", etag="e2").key]
+    assert len(other.records()) == 1
+
+
+def test_a_record_that_is_written_meanwhile_is_not_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.write([Record(file("gone"), "accepted")])
+    read = Ledger._sorted
+
+    def then_another_writes(self: Ledger, *arguments: Any, **named: Any) -> pa.Table:
+        rows = read(self, *arguments, **named)
+        monkeypatch.undo()
+        self.write([Record(file("new"), "accepted")])
+        return rows
+
+    monkeypatch.setattr(Ledger, "_sorted", then_another_writes)
+    ledger.forget(set(), datetime.now(UTC))
+
+    assert (file("new").key, "e1") in ledger.records()

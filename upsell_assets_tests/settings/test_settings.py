@@ -12,6 +12,7 @@ from upsell_assets.lake.store import ObjectStore
 from upsell_assets.settings import Settings, load_settings
 
 DSN = "postgresql://ana:hunter2@db.example:5432/points"
+INSTANCE_DSN = "postgresql+psycopg2://dagster:hunter2@db.example:5432/dagster"
 
 
 def set_environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
@@ -124,3 +125,79 @@ def test_settings_do_not_change_under_way() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+# --- profiles ---
+
+
+@pytest.fixture
+def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dagster.yaml").write_text("{}")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_what_production_lacks_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, profile="production")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setattr("upsell_assets.settings.find_spec", lambda name: None)
+
+    with pytest.raises(PermanentError, match=r"^settings: .*UPSELL_PROFILE=production is not complete: ") as error:
+        load_settings()
+
+    for missing in (
+        "UPSELL_S3_BUCKET",
+        "UPSELL_INSTANCE_DSN",
+        r"upsell-assets[postgres]",
+        "DAGSTER_HOME names no folder",
+    ):
+        assert missing in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_complete_production_starts_nothing_by_itself(monkeypatch: pytest.MonkeyPatch, dagster_home: Path) -> None:
+    set_environment(monkeypatch, profile="production", s3_bucket="lake", instance_dsn=INSTANCE_DSN)
+
+    settings = load_settings()
+
+    assert not settings.embedded_source
+    assert not settings.embedded_store
+    assert "hunter2" not in repr(settings)
+
+
+def test_spark_needs_a_cluster_and_java_besides(monkeypatch: pytest.MonkeyPatch, dagster_home: Path) -> None:
+    set_environment(monkeypatch, profile="spark", s3_bucket="lake", instance_dsn=INSTANCE_DSN, engine="duckdb")
+    monkeypatch.setenv("PATH", str(dagster_home))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+
+    with pytest.raises(
+        PermanentError,
+        match=r"=spark is not complete: UPSELL_ENGINE is duckdb; UPSELL_SPARK_MASTER names no cluster; there is no java",
+    ):
+        load_settings()
+
+
+def test_the_profile_spark_chooses_the_engine(monkeypatch: pytest.MonkeyPatch, dagster_home: Path) -> None:
+    master = "spark://cluster.example:7077"
+    set_environment(monkeypatch, profile="spark", s3_bucket="lake", instance_dsn=INSTANCE_DSN, spark_master=master)
+    monkeypatch.setenv("JAVA_HOME", "/opt/java")
+
+    assert load_settings().engine == "spark"
+
+
+@pytest.mark.parametrize("target", ["mail", "ftp://chat.example", "module.function"])
+def test_alerts_go_to_the_log_a_webhook_or_a_function(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    set_environment(monkeypatch, alerts=target)
+
+    with pytest.raises(
+        PermanentError, match=r"UPSELL_ALERTS: .*expected log, the URL of a webhook, or module:function"
+    ):
+        load_settings()
+
+
+def test_dagsters_database_is_named_with_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, instance_dsn=DSN)
+
+    with pytest.raises(PermanentError, match=r"UPSELL_INSTANCE_DSN: .*expected postgresql\+psycopg2://user") as error:
+        load_settings()
+    assert "hunter2" not in str(error.value)
