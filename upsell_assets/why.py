@@ -139,7 +139,7 @@ def _not_there(node: AssetNode, partition: str, now: datetime) -> str | None:
         day = date.fromisoformat(partition)
     except ValueError as error:
         raise PermanentError(f"{partition}: is not a day. Write it as 2024-06-14.") from error
-    first, last = calendar.get_first_partition_key(now), calendar.get_last_partition_key(now)
+    first, last = calendar.get_first_partition_key(), calendar.get_last_partition_key()
     if day.isoformat() != partition or first is None or last is None:
         raise PermanentError(f"{partition}: is not a day of {name}. Write it as 2024-06-14.")
     raw = calendar.timezone == "UTC"
