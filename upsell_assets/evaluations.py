@@ -139,9 +139,15 @@ def obstacle(look: Look, partition: str | None) -> Obstacle:
             absent := _absent(tree if not never_made else node, partition)
         ):
             return Obstacle("missing", absent)
-    if tick := labels.get("tick"):
-        return Obstacle("clock", cron=_cron(tick))
-    return Obstacle("nothing", tuple(dict.fromkeys(_dependency(node) for node in _news(tree))))
+    return idle(look)
+
+
+def idle(look: Look) -> Obstacle:
+    """That nothing asks for the asset: what it waits for, the clock or news."""
+    for node in _labelled(look.tree):
+        if node.condition_snapshot.label == "tick":
+            return Obstacle("clock", cron=_cron(node))
+    return Obstacle("nothing", tuple(dict.fromkeys(_dependency(node) for node in _news(look.tree))))
 
 
 def next_time(cron: tuple[str, str], now: datetime) -> datetime:

@@ -1,32 +1,27 @@
 """Why an asset was made, or why it is not made now: from Dagster's runs, events and kept evaluations.
 
-Here: facts, and the words for them. Not here: how conditions' evaluations are read (`evaluations`), how an answer is
-printed (`cli.why`). No table and no file of the lake is opened.
+Here: the question, and what made the asset. Not here: why it is not made now (`why_not`), how conditions' evaluations
+are read (`evaluations`), how an answer is printed (`cli.why`). No table and no file of the lake is opened.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 import dagster as dg
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph, AssetNode
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData, TickStatus
 
-from upsell_assets import automation
 from upsell_assets.errors import PermanentError
-from upsell_assets.evaluations import REASONS, Look, Obstacle, looks, next_time, obstacle, pending, reasons, updated
+from upsell_assets.evaluations import REASONS, Look, looks, reasons, updated
 from upsell_assets.outlook import failure_reason
 from upsell_assets.raw.assets import CAPTURE
-from upsell_assets.runs import UNDER_WAY, partitions_of
-
-STALE = timedelta(minutes=2)
-"""A sensor that has not looked for longer than this does not run: they look every few seconds, or each minute."""
+from upsell_assets.runs import partitions_of
+from upsell_assets.why_not import attempts, failure, why_not
+from upsell_assets.words import dotted, moment, span
 
 _RUNS = 3
 _EVENTS = 500
@@ -101,33 +96,23 @@ def why(instance: DagsterInstance, graph: AssetGraph, key: AssetKey, partition: 
     node = graph.get(key)
     if partition is not None and (absent := _not_there(node, partition, now)):
         return Why(dotted(key), partition, now=[absent])
-    attempts = _attempts(instance, key, partition)
-    failed = [run for run in attempts if run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)]
+    tried = attempts(instance, key, partition)
+    failed = [run for run in tried if run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)]
     return Why(
         dotted(key),
         partition,
         list(_made(instance, node, partition)),
-        [_failure(instance, run) for run in failed],
-        _why_not(instance, graph, node, partition, attempts, now),
+        [failure(instance, run) for run in failed],
+        why_not(instance, graph, node, partition, tried, now),
     )
 
 
 def work_of(instance: DagsterInstance, run: DagsterRun) -> str:
     """What a run is for, and why it failed, in words."""
     assets = ", ".join(sorted(map(dotted, run.asset_selection or ()))) or f"job {run.job_name}"
-    days = _span(sorted(partitions_of(run.tags)))
+    days = span(partitions_of(run.tags))
     fault = f": {failure_reason(instance, run)}" if run.status == DagsterRunStatus.FAILURE else ""
     return f"{assets}{f', {days}' if days else ''}{fault}"
-
-
-def dotted(key: AssetKey) -> str:
-    """An asset's name as its table is called."""
-    return ".".join(key.path)
-
-
-def _at(moment: datetime | float) -> str:
-    moment = datetime.fromtimestamp(moment, UTC) if isinstance(moment, float) else moment
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _not_there(node: AssetNode, partition: str, now: datetime) -> str | None:
@@ -152,9 +137,6 @@ def _not_there(node: AssetNode, partition: str, now: datetime) -> str | None:
     return None
 
 
-# What made it
-
-
 def _made(instance: DagsterInstance, node: AssetNode, partition: str | None) -> Iterator[Made]:
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(node.key, asset_partitions=[partition] if partition else None), limit=_EVENTS
@@ -167,7 +149,7 @@ def _made(instance: DagsterInstance, node: AssetNode, partition: str | None) -> 
         yield Made(
             datetime.fromtimestamp(record.timestamp, UTC),
             record.run_id,
-            _span(sorted(partitions_of(run.tags))) if run else record.partition_key or "",
+            span(partitions_of(run.tags)) if run else record.partition_key or "",
             _because(instance, node, record.partition_key, run) if run else [_reported(node.key, record)],
         )
 
@@ -227,201 +209,11 @@ def _news(instance: DagsterInstance, key: AssetKey, partition: str | None, look:
             [record] = records
             day = f" {record.partition_key}" if record.partition_key else ""
             entry = record.event_log_entry
-            by = f"run {record.run_id}, {entry.step_key or entry.job_name}" if record.run_id else _reported(key, record)
-            return f"  {dotted(key)}{day} at {_at(record.timestamp)}: {by}"
+            by = f"run {record.run_id}, {_step(entry)}" if record.run_id else _reported(key, record)
+            return f"  {dotted(key)}{day} at {moment(record.timestamp)}: {by}"
     return f"  {dotted(key)}: was asked for at the same time"
 
 
-# What was tried and is not there
-
-
-def _attempts(instance: DagsterInstance, key: AssetKey, partition: str | None) -> list[DagsterRun]:
-    """The newest runs that were to make it and have not, newest first."""
-    storage = instance.event_log_storage
-    tried = storage.get_latest_asset_partition_materialization_attempts_without_materializations(key)
-    ids = {run for day, (run, _) in tried.items() if partition in (None, day)}
-    entry = next((record.asset_entry for record in instance.get_asset_records([key])), None)
-    if entry and entry.last_run_id and partition is None:
-        made = entry.last_materialization_record
-        ids |= {entry.last_run_id} - {made.run_id if made else None}
-    runs = [run for run in map(instance.get_run_by_id, ids) if run and run.status != DagsterRunStatus.SUCCESS]
-    created = {run.run_id: instance.get_run_record_by_id(run.run_id) for run in runs}
-    return sorted(
-        runs, key=lambda run: ((r := created[run.run_id]) and r.create_timestamp.timestamp()) or 0, reverse=True
-    )
-
-
-def _failure(instance: DagsterInstance, run: DagsterRun) -> str:
-    record = instance.get_run_record_by_id(run.run_id)
-    when = f" at {_at(record.end_time)}" if record and record.end_time else ""
-    days = _span(sorted(partitions_of(run.tags)))
-    what = "was cancelled" if run.status == DagsterRunStatus.CANCELED else failure_reason(instance, run)
-    return f"run {run.run_id}{when}{f' ({days})' if days else ''}: {what}"
-
-
-# Why it is not made now
-
-
-def _why_not(
-    instance: DagsterInstance,
-    graph: AssetGraph,
-    node: AssetNode,
-    partition: str | None,
-    attempts: list[DagsterRun],
-    now: datetime,
-) -> list[str]:
-    under_way = [_under_way(instance, run) for run in attempts if run.status in UNDER_WAY]
-    if node.automation_condition is None:
-        return [*under_way, *_without_condition(instance, node, now)]
-    standing = _standing(instance, automation.SENSOR, now)
-    newest = looks(instance, node.key)
-    if not newest:
-        return [*under_way, *standing, "its condition was never looked at"]
-    [look] = newest
-    unseen = _unseen(instance, graph, node, partition, look)
-    said = unseen if under_way or unseen else _obstacles(graph, node, look, partition, attempts, now)
-    return [*under_way, *standing, *said]
-
-
-def _under_way(instance: DagsterInstance, run: DagsterRun) -> str:
-    days = _span(sorted(partitions_of(run.tags)))
-    what = f"run {run.run_id}{f' ({days})' if days else ''}"
-    if run.status != DagsterRunStatus.QUEUED:
-        return f"it is being made now: {what}, {run.status.value.lower()}{_pools(instance, run)}"
-    queue = instance.get_concurrency_config().run_queue_config
-    running = [other for other in UNDER_WAY if other != DagsterRunStatus.QUEUED]
-    count = instance.get_runs_count(dg.RunsFilter(statuses=running))
-    full = queue and 0 <= queue.max_concurrent_runs <= count
-    behind = f", behind {count} runs: no more may run at once" if full else _pools(instance, run)
-    return f"it is queued: {what}{behind}"
-
-
-def _pools(instance: DagsterInstance, run: DagsterRun) -> str:
-    """The pools of a run that others hold."""
-    pools = sorted(run.run_op_concurrency.all_pools or ()) if run.run_op_concurrency else []
-    held = []
-    for pool in pools:
-        info = instance.event_log_storage.get_concurrency_info(pool)
-        others = sorted(info.active_run_ids - {run.run_id})
-        if others and info.active_slot_count >= (info.slot_count or info.limit or 0):
-            held.append(f", behind run {', '.join(others)} in the pool {pool}")
-    return "".join(held)
-
-
-def _without_condition(instance: DagsterInstance, node: AssetNode, now: datetime) -> list[str]:
-    name = dotted(node.key)
-    if node.key.path[0] == "raw":
-        sensors = [name for name in ("capture_sensor", "landing_sensor") if _sensor(instance, name)]
-        said = [
-            line for sensor in sensors for line in (_standing(instance, sensor, now) or _last_said(instance, sensor))
-        ]
-        return said or [f"{name} is what landed: no sensor has looked for it yet. Start the lake with `upsell up`."]
-    if "_touched" in node.key.path:
-        return ["silver reports it before each commit, the new day sensor when a day begins; nothing else makes it"]
-    return [f"nothing makes {name} by itself: it has no condition"]
-
-
-def _standing(instance: DagsterInstance, sensor: str, now: datetime) -> list[str]:
-    """Why a sensor does nothing; empty if it does."""
-    state = _sensor(instance, sensor)
-    if state is None:
-        return [
-            f"the sensor {sensor} has never looked: no Dagster daemon has run here. Start the lake with `upsell up`."
-        ]
-    if not state.is_running:
-        return [f"the sensor {sensor} is stopped. Start it in the web interface (Automation)."]
-    last = _looked(state)
-    if last is None or now - last > STALE:
-        since = f"since {_at(last)}" if last else "yet"
-        return [f"the sensor {sensor} has not looked {since}: no Dagster daemon runs. Start the lake with `upsell up`."]
-    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-    if ticks and ticks[0].status == TickStatus.FAILURE and ticks[0].error:
-        return [f"the sensor {sensor} failed at {_at(ticks[0].timestamp)}: {ticks[0].error.message.strip()}"]
-    return []
-
-
-def _sensor(instance: DagsterInstance, name: str) -> InstigatorState | None:
-    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-    return next((state for state in states if state.name == name), None)
-
-
-def _looked(state: InstigatorState) -> datetime | None:
-    data = state.instigator_data
-    stamp = (
-        (data.last_tick_start_timestamp or data.last_tick_timestamp) if isinstance(data, SensorInstigatorData) else None
-    )
-    return datetime.fromtimestamp(stamp, UTC) if stamp else None
-
-
-def _last_said(instance: DagsterInstance, sensor: str) -> list[str]:
-    state = _sensor(instance, sensor)
-    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1) if state else []
-    return [f"the sensor {sensor} at {_at(tick.timestamp)}: {tick.skip_reason or 'found something'}" for tick in ticks]
-
-
-def _unseen(
-    instance: DagsterInstance, graph: AssetGraph, node: AssetNode, partition: str | None, look: Look
-) -> list[str]:
-    """What came after the sensor's last look."""
-    state = _sensor(instance, automation.SENSOR)
-    looked = (state and _looked(state)) or look.at
-    said = []
-    for key in sorted(node.parent_keys):
-        day = partition if partition and graph.get(key).partitions_def == node.partitions_def else None
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(key, asset_partitions=[day] if day else None, after_timestamp=looked.timestamp()),
-            limit=1,
-        ).records
-        if records:
-            said.append(
-                f"{dotted(key)} was updated at {_at(records[0].timestamp)}, after the last look ({_at(looked)})"
-            )
-    return said
-
-
-def _obstacles(
-    graph: AssetGraph, node: AssetNode, look: Look, partition: str | None, attempts: list[DagsterRun], now: datetime
-) -> list[str]:
-    """What the newest evaluation says; of an asset with partitions, of those for which anything asks."""
-    if partition is not None or node.partitions_def is None:
-        return [_words(graph, obstacle(look, partition), look, now)]
-    days = pending(look) | {day for run in attempts for day in partitions_of(run.tags)}
-    grouped: dict[str, list[str]] = defaultdict(list)
-    for day in sorted(days):
-        grouped[_words(graph, obstacle(look, day), look, now)].append(day)
-    if not grouped:
-        return [_words(graph, obstacle(look, None), look, now)]
-    return [f"{_span(found)}: {words}" for words, found in grouped.items()]
-
-
-def _words(graph: AssetGraph, found: Obstacle, look: Look, now: datetime) -> str:
-    on = ", ".join(map(dotted, found.on))
-    again = f", next at {_at(next_time(found.cron, now))}" if found.cron else ""
-    match found.kind:
-        case "asked":
-            return f"it was asked for at {_at(look.at)} (evaluation {look.number})"
-        case "making":
-            return f"it waits for {on}, which is being made" if on else "it is being made"
-        case "unsound":
-            checks = ", ".join(_blocking(graph, key) for key in found.on)
-            return f"it waits: a blocking check failed ({checks})"
-        case "missing":
-            return f"it waits for {on}, which was never made"
-        case "failed":
-            return f"it failed, and is tried again by the clock{again}, or when there is news"
-        case "clock":
-            return f"its time has not come{again}"
-        case "guard":
-            return f"it waits: {found.label} is not true"
-    watched = f" in {on}" if on else "; it is made once"
-    return f"nothing new{watched} since it was last asked for"
-
-
-def _blocking(graph: AssetGraph, key: AssetKey) -> str:
-    checks = [check.name for check in graph.asset_check_keys if check.asset_key == key and graph.get(check).blocking]
-    return f"{' or '.join(sorted(checks)) or 'a check'} of {dotted(key)}"
-
-
-def _span(days: list[str]) -> str:
-    """Days in words: one, or from the first to the last and how many."""
-    return "" if not days else days[0] if len(days) == 1 else f"{len(days)} days from {days[0]} to {days[-1]}"
+def _step(entry: dg.EventLogEntry) -> str:
+    """The table whose step said so; Dagster names a step after its asset."""
+    return (entry.step_key or entry.job_name or "").replace("__", ".")

@@ -14,6 +14,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.sensor_definition import SensorType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
+from dagster._core.utils import make_new_run_id
 
 from upsell_assets.automation import on_change, once_ready, weekly
 from upsell_assets.errors import PermanentError
@@ -198,7 +199,7 @@ def test_the_days_that_silver_touched_are_the_reason_of_a_report_with_the_run_th
     news = next(line for line in made.because if line.startswith("news: a dependency was updated"))
     touched = made.because[made.because.index(news) + 1]
     assert touched.strip().startswith(f"{TOUCHED} {DAY} at ")
-    assert f"run {silver.run_id}, silver__upsell__transacoes" in touched
+    assert f"run {silver.run_id}, {SILVER}" in touched
     assert not [line for line in made.because if line.startswith(("again", "tick", "code"))]
 
 
@@ -304,14 +305,16 @@ def test_scores_are_made_once_and_the_model_by_the_clock(points: Points) -> None
     landed(points)
     points.tick()
     points.run(MODEL)
+    points.run(REPORT, DAY)
     points.tick()
     points.run(SCORES, DAY)
     points.tick()
-    wednesday = datetime(2026, 11, 25, 12, tzinfo=UTC)
-    points.sensor(wednesday)
+    monday = datetime.now(UTC).replace(hour=8, minute=0, second=0, microsecond=0)  # 05:00 in Sao Paulo
+    while monday.weekday() or monday < datetime.now(UTC):
+        monday += timedelta(days=1)
 
-    assert points.why(SCORES, DAY).now == ["nothing new; it is made once since it was last asked for"]
-    assert points.why(MODEL, now=wednesday).now == ["its time has not come, next at 2026-11-30 08:00:00 UTC"]
+    assert points.why(SCORES, DAY).now == ["it was made, and is made once only"]
+    assert points.why(MODEL).now == [f"its time has not come, next at {monday:%Y-%m-%d} 08:00:00 UTC"]
 
 
 def test_what_came_after_the_last_look_is_told_as_such(points: Points) -> None:
@@ -410,28 +413,16 @@ def test_of_failures_with_the_same_work_the_newest_is_run_again_and_none_that_is
 
 
 def test_checks_that_failed_to_run_are_made_good_by_the_same_checks_only(points: Points) -> None:
-    @dg.asset_check(asset=key(SILVER))
-    def holds() -> dg.AssetCheckResult:
-        if "broken" in points.bodies:
-            raise RuntimeError("no connection")
-        return dg.AssetCheckResult(passed=True)
-
-    defs = dg.Definitions.merge(points.defs, dg.Definitions(asset_checks=[holds]))
-    job = defs.resolve_implicit_global_asset_job_def()
-    selection = dg.AssetSelection.checks(holds)
-
-    def run() -> str:
-        checks = job.get_subset(
-            asset_selection=frozenset(), asset_check_selection=selection.resolve_checks(defs.resolve_asset_graph())
+    def ran(status: DagsterRunStatus, check: str) -> str:
+        checks = frozenset({dg.AssetCheckKey(key(SILVER), check)})
+        run = dg.DagsterRun(
+            "checks", make_new_run_id(), asset_selection=frozenset(), asset_check_selection=checks, status=status
         )
-        return checks.execute_in_process(instance=points.instance, raise_on_error=False).run_id
+        return points.instance.add_run(run).run_id
 
-    points.bodies["broken"] = lambda _: None
-    broken = run()
-    points.report(BRONZE, THIRD)
-    points.run(SILVER)
+    broken = ran(DagsterRunStatus.FAILURE, "holds")
+    ran(DagsterRunStatus.SUCCESS, "another")
     assert [record.dagster_run.run_id for record in failed_runs(points.instance)] == [broken]
 
-    del points.bodies["broken"]
-    run()
+    ran(DagsterRunStatus.SUCCESS, "holds")
     assert failed_runs(points.instance) == []
