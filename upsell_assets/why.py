@@ -94,7 +94,7 @@ def why(instance: DagsterInstance, graph: AssetGraph, key: AssetKey, partition: 
         PermanentError: the partition is not a day, or the asset has none.
     """
     node = graph.get(key)
-    if partition is not None and (absent := _not_there(node, partition, now)):
+    if partition is not None and (absent := _not_there(node, partition)):
         return Why(dotted(key), partition, now=[absent])
     tried = attempts(instance, key, partition)
     failed = [run for run in tried if run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)]
@@ -115,7 +115,7 @@ def work_of(instance: DagsterInstance, run: DagsterRun) -> str:
     return f"{assets}{f', {days}' if days else ''}{fault}"
 
 
-def _not_there(node: AssetNode, partition: str, now: datetime) -> str | None:
+def _not_there(node: AssetNode, partition: str) -> str | None:
     """Why the asset has no such partition; None if it has."""
     name, calendar = dotted(node.key), node.partitions_def
     if not isinstance(calendar, dg.DailyPartitionsDefinition):

@@ -34,13 +34,13 @@ def attempts(instance: DagsterInstance, key: AssetKey, partition: str | None) ->
     if entry and entry.last_run_id and partition is None:
         made = entry.last_materialization_record
         ids |= {entry.last_run_id} - {made.run_id if made else None}
-    created = {run.run_id: instance.get_run_record_by_id(run.run_id) for run in runs}
-    return sorted(
-        runs, key=lambda run: ((r := created[run.run_id]) and r.create_timestamp.timestamp()) or 0, reverse=True
-    )
+    records = [record for run in ids if (record := instance.get_run_record_by_id(run))]
+    newest = sorted(records, key=lambda record: record.create_timestamp, reverse=True)
+    return [record.dagster_run for record in newest if record.dagster_run.status != DagsterRunStatus.SUCCESS]
 
 
 def failure(instance: DagsterInstance, run: DagsterRun) -> str:
+    """What became of an attempt, when, and in the error's own words."""
     record = instance.get_run_record_by_id(run.run_id)
     when = f" at {moment(record.end_time)}" if record and record.end_time else ""
     days = span(partitions_of(run.tags))
@@ -56,6 +56,7 @@ def why_not(
     tried: list[DagsterRun],
     now: datetime,
 ) -> list[str]:
+    """Why an asset or a partition is not made at a moment (UTC), given its attempts; one line each."""
     under_way = [_under_way(instance, run) for run in tried if run.status in UNDER_WAY]
     if node.automation_condition is None:
         return [*under_way, *_without_condition(instance, node, now)]
