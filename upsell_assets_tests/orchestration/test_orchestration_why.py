@@ -1,5 +1,6 @@
 """Why an asset was made, and why it is not: asked of an instance on which our conditions were looked at and kept."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,14 +10,17 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from click.testing import Result
 from dagster import AssetKey, DagsterRunStatus
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.sensor_definition import SensorType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 from dagster._core.utils import make_new_run_id
+from typer.testing import CliRunner
 
 from upsell_assets.automation import on_change, once_ready, weekly
+from upsell_assets.cli import app
 from upsell_assets.errors import PermanentError
 from upsell_assets.resume import failed_runs
 from upsell_assets.silver.assets import touched_events
@@ -426,3 +430,49 @@ def test_checks_that_failed_to_run_are_made_good_by_the_same_checks_only(points:
 
     ran(DagsterRunStatus.SUCCESS, "holds")
     assert failed_runs(points.instance) == []
+
+
+@pytest.fixture
+def upsell(points: Points, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The commands, on the records of the test; no lake runs there."""
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "dagster").symlink_to(tmp_path / "home")
+    monkeypatch.setenv("UPSELL_HOME", str(tmp_path / "lake"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+def test_retry_says_what_it_would_run_and_refuses_where_no_lake_runs(
+    points: Points, upsell: Callable[..., Result]
+) -> None:
+    assert upsell("retry", "--failed").output == "nothing failed that was not made good since\n"
+    points.bodies[REPORT] = boom
+    run = points.run(REPORT, DAY, OTHER)
+
+    said = upsell("retry", "--failed", "--dry-run")
+
+    assert said.exit_code == 0
+    assert said.output.startswith(f"would launch again {run.run_id}: {REPORT}, 2 days from {DAY} to {OTHER}: ")
+    assert "the disk is full" in said.output
+    assert upsell("retry", run.run_id[:8], "--dry-run").output == said.output
+    refused = upsell("retry", "--failed")
+    assert isinstance(refused.exception, PermanentError)
+    assert "no lake runs here" in str(refused.exception)
+    assert "no such run" in str(upsell("retry", "beef").exception)
+    assert upsell("retry").exit_code == 2
+
+
+def test_why_prints_facts_and_json(points: Points, upsell: Callable[..., Result]) -> None:
+    landed(points)
+    points.tick()
+    run = points.run(REPORT, DAY)
+
+    lines = [line.split("\t") for line in upsell("why", REPORT, DAY).output.splitlines()]
+    found = json.loads(upsell("why", "gold/upsell/daily_report", DAY, "--json").output)
+
+    assert lines[0] == ["asset", f"{REPORT} {DAY}"]
+    assert run.run_id in lines[1][1]
+    assert [text for name, text in lines if name == "because"] == found["made"][0]["because"]
+    assert [text for name, text in lines if name == "now"] == found["now"]
+    assert found["made"][0]["run"] == run.run_id
+    assert found["url"] is None
