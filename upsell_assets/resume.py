@@ -51,7 +51,7 @@ def unfinished_runs(home: Path) -> list[str]:
 def failed_runs(instance: DagsterInstance, since: datetime | None = None) -> list[RunRecord]:
     """The runs that failed and were not made good since, oldest first; of those with the same work the newest.
 
-    What another run does at this moment is not among them. Without `since` the newest failures are looked at.
+    What another run does at this moment, or Dagster is about to do by itself, is not among them. Without `since` the newest failures are looked at.
     """
     found = instance.get_run_records(
         RunsFilter(statuses=[DagsterRunStatus.FAILURE], created_after=since),
@@ -60,9 +60,15 @@ def failed_runs(instance: DagsterInstance, since: datetime | None = None) -> lis
     at_work = {_work(record.dagster_run) for record in instance.get_run_records(RunsFilter(statuses=UNDER_WAY))}
     newest: dict[object, RunRecord] = {}
     for record in found:
-        newest.setdefault(_work(record.dagster_run), record)
+        if not _retried_by_dagster(record.dagster_run):
+            newest.setdefault(_work(record.dagster_run), record)
     again = [record for work, record in newest.items() if work not in at_work and not made_good(instance, record)]
     return sorted(again, key=lambda record: record.create_timestamp)
+
+
+def _retried_by_dagster(run: DagsterRun) -> bool:
+    """Whether Dagster is about to run it again by itself, as it does when a run's process died."""
+    return run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
 
 
 def _work(run: DagsterRun) -> object:
