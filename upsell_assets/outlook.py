@@ -15,7 +15,7 @@ from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRun, Dag
 from upsell_assets.capture.assets import open_capture
 from upsell_assets.errors import RetryableError, UpsellError
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.runs import UNDER_WAY
+from upsell_assets.runs import UNDER_WAY, partitions_of
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.refresh import versions_behind
 from upsell_assets.silver.tables import silver_tables
@@ -107,23 +107,57 @@ def _failed(instance: DagsterInstance, since: float) -> list[str]:
     failures = instance.get_run_records(
         RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, UTC)), limit=20
     )
-    return [_reason(instance, record.dagster_run) for record in failures if not made_good(instance, record)]
+    return [failure_reason(instance, record.dagster_run) for record in failures if not made_good(instance, record)]
 
 
 def made_good(instance: DagsterInstance, record: dg.RunRecord) -> bool:
-    """Whether a later run did what this one should have done."""
+    """Whether what this run should have made was made since: every asset, for all days of the run.
+
+    A run of a whole job (capture) or of checks alone is made good by a later success of the same.
+    """
+    run = record.dagster_run
+    if not run.asset_selection:
+        return _succeeded_since(instance, record)
+    failed_steps = {entry.step_key for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE)}
+    wanted, since = partitions_of(run.tags), record.create_timestamp.timestamp()
+    return all(_made_since(instance, key, wanted, since, run, failed_steps) for key in run.asset_selection)
+
+
+def _made_since(
+    instance: DagsterInstance, key: AssetKey, wanted: set[str], since: float, run: DagsterRun, failed: set[str | None]
+) -> bool:
+    """Whether an asset was made since, for all wanted days where it has days."""
+    made: set[str | None] = set()
+    cursor = None
+    while True:
+        page = instance.fetch_materializations(
+            dg.AssetRecordsFilter(key, after_timestamp=since), limit=1000, cursor=cursor
+        )
+        # What a step made before it failed (a blocking check of its own) does not count.
+        made |= {
+            event.partition_key
+            for event in page.records
+            if event.run_id != run.run_id or event.event_log_entry.step_key not in failed
+        }
+        if None in made or (made and wanted <= made):
+            return True
+        if not page.has_more:
+            return False
+        cursor = page.cursor
+
+
+def _succeeded_since(instance: DagsterInstance, record: dg.RunRecord) -> bool:
+    run = record.dagster_run
     later = instance.get_run_records(
-        RunsFilter(job_name=record.dagster_run.job_name, statuses=[DagsterRunStatus.SUCCESS]), limit=50
+        RunsFilter(job_name=run.job_name, statuses=[DagsterRunStatus.SUCCESS], created_after=record.create_timestamp),
+        limit=1000,
     )
-    wanted = record.dagster_run.asset_selection or frozenset()
-    return any(
-        after.create_timestamp > record.create_timestamp
-        and wanted <= (after.dagster_run.asset_selection or frozenset())
-        for after in later
-    )
+    checks = run.asset_check_selection or frozenset()
+    return any(checks <= (after.dagster_run.asset_check_selection or frozenset()) for after in later)
 
 
-def _reason(instance: DagsterInstance, run: DagsterRun) -> str:
+def failure_reason(instance: DagsterInstance, run: DagsterRun) -> str:
+    """Why a run failed, in the error's own words."""
     for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
         data = entry.get_dagster_event().step_failure_data
         if data.error is not None:

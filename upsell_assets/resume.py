@@ -1,7 +1,7 @@
-"""Taking up what a stopped lake had under way: its runs would count as under way for ever, and hold back their assets.
+"""Launching runs again: those that a stopped lake had under way, and those that failed and were not made good since.
 
-Here: ending such runs in Dagster's books at the start, and launching them again once the web interface answers.
-Not here: what starts runs otherwise (`automation`, sensors).
+A run that a stopped lake had under way would count as such for ever, and hold back its assets: it is ended in Dagster's
+books at the start. Not here: what starts runs otherwise (`automation`, sensors).
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import json
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
 
 from upsell_assets.errors import RetryableError
 from upsell_assets.outlook import made_good
-from upsell_assets.runs import UNDER_WAY
+from upsell_assets.runs import UNDER_WAY, partitions_of
 
 READY_SECONDS = 90
 _RECENT_FAILURES = 20
@@ -24,6 +26,7 @@ _RELAUNCH = """
 mutation Again($run: String!) {
   launchRunReexecution(reexecutionParams: {parentRunId: $run, strategy: ALL_STEPS}) {
     __typename
+    ... on LaunchRunSuccess { run { runId } }
     ... on PythonError { message }
   }
 }
@@ -37,11 +40,41 @@ def unfinished_runs(home: Path) -> list[str]:
     """
     with DagsterInstance.from_config(str(home)) as instance:
         under_way = instance.get_run_records(RunsFilter(statuses=UNDER_WAY))
-        failed = instance.get_run_records(RunsFilter(statuses=[DagsterRunStatus.FAILURE]), limit=_RECENT_FAILURES)
+        # Judged first: what is under way now would do the work of some that failed.
+        failed = failed_runs(instance)
         for record in under_way:
             instance.report_run_canceled(record.dagster_run, "the lake was stopped while this run was under way")
-        again = [*under_way, *(record for record in failed if not made_good(instance, record))]
-        return [record.dagster_run.run_id for record in sorted(again, key=lambda record: record.create_timestamp)]
+        again = sorted([*under_way, *failed], key=lambda record: record.create_timestamp)
+        return [record.dagster_run.run_id for record in again]
+
+
+def failed_runs(instance: DagsterInstance, since: datetime | None = None) -> list[RunRecord]:
+    """The runs that failed and were not made good since, oldest first; of those with the same work the newest.
+
+    What another run does at this moment, or Dagster is about to do by itself, is not among them. Without `since` the newest failures are looked at.
+    """
+    found = instance.get_run_records(
+        RunsFilter(statuses=[DagsterRunStatus.FAILURE], created_after=since),
+        limit=None if since else _RECENT_FAILURES,
+    )
+    at_work = {_work(record.dagster_run) for record in instance.get_run_records(RunsFilter(statuses=UNDER_WAY))}
+    newest: dict[object, RunRecord] = {}
+    for record in found:
+        if not _retried_by_dagster(record.dagster_run):
+            newest.setdefault(_work(record.dagster_run), record)
+    again = [record for work, record in newest.items() if work not in at_work and not made_good(instance, record)]
+    return sorted(again, key=lambda record: record.create_timestamp)
+
+
+def _retried_by_dagster(run: DagsterRun) -> bool:
+    """Whether Dagster is about to run it again by itself, as it does when a run's process died."""
+    return run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
+
+
+def _work(run: DagsterRun) -> object:
+    """What a run is to do, comparable."""
+    days = frozenset(partitions_of(run.tags))
+    return run.job_name, run.asset_selection, run.asset_check_selection, days
 
 
 def launch_again(url: str, runs: list[str]) -> None:
@@ -52,7 +85,7 @@ def launch_again(url: str, runs: list[str]) -> None:
     """
     deadline = time.monotonic() + READY_SECONDS
     for run in runs:
-        while (fault := _launch(url, run)) is not None:
+        while (fault := launch(url, run).fault) is not None:
             if time.monotonic() > deadline:
                 raise RetryableError(
                     f"run {run}: could not be launched again ({fault}). Launch it from {url}/runs/{run}."
@@ -60,15 +93,24 @@ def launch_again(url: str, runs: list[str]) -> None:
             time.sleep(1)
 
 
-def _launch(url: str, run: str) -> str | None:
+@dataclass(frozen=True)
+class Launched:
+    """What came of it: the new run's id, or why there is none."""
+
+    run: str | None = None
+    fault: str | None = None
+
+
+def launch(url: str, run: str) -> Launched:
+    """Launch a run again through the web interface: the same assets, for the same days."""
     body = json.dumps({"query": _RELAUNCH, "variables": {"run": run}}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 (ours)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 (ours)
             answer = json.load(response)
     except (urllib.error.URLError, TimeoutError, json.JSONDecodeError) as error:
-        return str(error)
+        return Launched(fault=str(error))
     launched = (answer.get("data") or {}).get("launchRunReexecution") or {}
     if launched.get("__typename") == "LaunchRunSuccess":
-        return None
-    return str(launched.get("message") or launched.get("__typename") or answer)
+        return Launched(run=launched["run"]["runId"])
+    return Launched(fault=str(launched.get("message") or launched.get("__typename") or answer))

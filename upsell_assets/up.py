@@ -27,7 +27,8 @@ from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.services.embedded import CAPTURE_ROLE, Running, embedded
 from upsell_assets.services.process import free_ports, require_port
-from upsell_assets.services.supervisor import Supervisor
+from upsell_assets.services.state import State
+from upsell_assets.services.supervisor import Supervisor, supervised
 from upsell_assets.settings import Settings
 from upsell_assets.source.database import connect, event_days, is_filled
 from upsell_assets.source.live import LiveActivity
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from upsell_assets.progress import Reporter
 
 ROOT = Path(__file__).parent
+WEBSERVER = "webserver"
 LOOK_SECONDS = 3.0
 STUCK_SECONDS = 300
 BURSTS_PER_SECOND = 0.3
@@ -178,10 +180,25 @@ def _with_calendar(running: Running) -> Running:
         mark.write_text(
             json.dumps({"first_day": first and first.isoformat(), "first_landing_day": landing.isoformat()})
         )
+    return Running(with_calendar(settings), running.owner_dsn, running.app_dsn, running.embedded_store)
+
+
+def with_calendar(settings: Settings) -> Settings:
+    """The settings with the days on which this home's calendars begin, where they do not say so and it knows."""
+    mark = settings.home / "calendar.json"
+    if not mark.exists():
+        return settings
     known = {name: date.fromisoformat(day) for name, day in json.loads(mark.read_text()).items() if day}
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     chosen = {name: day for name, day in known.items() if values[name] is None}
-    return Running(Settings(**{**values, **chosen}), running.owner_dsn, running.app_dsn, running.embedded_store)
+    return Settings(**{**values, **chosen})
+
+
+def web_url(settings: Settings) -> str | None:
+    """The address of this home's web interface; None where no lake runs."""
+    state = State.find(settings.home)
+    webserver = state and supervised(state, WEBSERVER)
+    return f"http://127.0.0.1:{webserver.ports['http']}" if webserver and webserver.ports else None
 
 
 def _is_points_system(running: Running) -> bool:
@@ -222,9 +239,10 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
     )  # fmt: skip
     supervisor.start("daemon", [bin_folder / "dagster-daemon", "run", "-w", str(workspace)], env=environment)
     supervisor.start(
-        "webserver",
+        WEBSERVER,
         [bin_folder / "dagster-webserver", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)],
         env=environment,
+        ports={"http": port},
     )
     if unfinished:
         launch_again(url, unfinished)

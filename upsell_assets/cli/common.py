@@ -87,6 +87,23 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     Console().print(shown)
 
 
+def print_facts(facts: list[tuple[str, str]]) -> None:
+    """Lines with a name each, which is said once for several; where nobody looks, each line has it."""
+    if not sys.stdout.isatty():
+        typer.echo("\n".join(f"{name}\t{text}" for name, text in facts))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table.grid("", "", padding=(0, 2))
+    last = ""
+    for name, text in facts:
+        shown.add_row("" if name == last else f"[bold]{name}[/bold]", escape(text))
+        last = name or last
+    Console(highlight=False).print(shown)
+
+
 def progress(line: str) -> None:
     """One line of progress, to stderr."""
     typer.echo(line, err=True)

@@ -63,13 +63,16 @@ class Supervisor:
         self._handlers = {number: signal.signal(number, self._ask) for number in _SIGNALS}
         return self
 
-    def start(self, name: str, argv: Sequence[str | Path], *, env: Mapping[str, str]) -> Process:
+    def start(
+        self, name: str, argv: Sequence[str | Path], *, env: Mapping[str, str], ports: dict[str, int] | None = None
+    ) -> Process:
         """Start a process; its output goes to the log of its name in the home folder.
 
         Args:
             name: unique among the processes; also the name of the log.
             argv: the program and its arguments.
             env: its whole environment.
+            ports: those that it listens on, for others to find.
 
         Raises:
             PermanentError: there is no such program.
@@ -80,7 +83,7 @@ class Supervisor:
         marked = {**env, _MARK: str(self._state.home)}
         if shutil.which(argv[0], path=env.get("PATH")) is None:
             raise PermanentError(f"{name}: there is no program {argv[0]}. Install the project again.")
-        process = launch([*tied, *argv], log=self._state.log(name), env=marked)
+        process = launch([*tied, *argv], log=self._state.log(name), env=marked, ports=ports)
         self._children[name] = process
         with self._state.lock():
             self._state.record(_CHILD + name, process)
@@ -120,6 +123,11 @@ class Supervisor:
     def _ask(self, *_: object) -> None:
         self._hurry = self._asked.is_set()
         self._asked.set()
+
+
+def supervised(state: State, name: str) -> Process | None:
+    """A process that the supervisor of this home has started, if it runs."""
+    return state.running(_CHILD + name)
 
 
 def end_leftovers(state: State, *, patient: bool = True) -> None:
