@@ -18,8 +18,9 @@ from upsell_assets.checks.compared import source_checks, verify_schedule
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.raw.assets import landing_sensor, raw_key, raw_specs
 
-# Dagster says "beta" of backfill policies, once per asset, wherever definitions are loaded.
+# Dagster says so of backfill policies and of mapped specs, once per asset, wherever definitions are loaded.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
 def tables_defs(lakehouse: Lakehouse, following: Sequence[dg.AssetsDefinition] = ()) -> dg.Definitions:
