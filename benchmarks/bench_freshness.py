@@ -83,6 +83,13 @@ def running_lake(home: Path, *options: str) -> Iterator[None]:
             process.wait(120)
 
 
+def process_all(home: Path, *options: str) -> None:
+    """`upsell up --once`."""
+    done = subprocess.run([UPSELL, "up", "--once", *options], env=environment(home), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+
+
 def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "UPSELL_HOME": str(home)}
 
@@ -112,7 +119,7 @@ def processor_seconds(home: Path) -> float:
 
 def idle(home: Path, seconds: float) -> Row:
     """The cost of doing nothing, once what came before has flowed through."""
-    subprocess.run([UPSELL, "up", "--once"], env=environment(home), capture_output=True, check=True)
+    process_all(home)
     with running_lake(home, "--no-activity"):
         time.sleep(20)  # what a start does once: compile, connect, look at everything
         before, began = processor_seconds(home), time.monotonic()
@@ -232,8 +239,7 @@ def main() -> None:
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-freshness-") as folder:
         home = Path(folder) / "home"
-        begun = ["up", "--once", "--customers", str(given.customers), "--days", str(given.days)]
-        subprocess.run([UPSELL, *begun], env=environment(home), capture_output=True, check=True)
+        process_all(home, "--customers", str(given.customers), "--days", str(given.days))
         rows = [commit_to_silver(home, given.changes), idle(home, given.idle_seconds)]
     report(rows)
     if wrong := [one["case"] for one in rows if one["oracle"] == "wrong"]:
