@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from upsell_assets import automation
+from upsell_assets.automation_sensor import AutomationSensor
 from upsell_assets.bronze.assets import bronze_assets
 from upsell_assets.capture.assets import capture_assets, capture_job, capture_sensor, lag_checks
 from upsell_assets.checks.compared import source_checks, verify_schedule
@@ -58,12 +59,11 @@ def _made_of(keys: set[dg.AssetKey], assets: Sequence[dg.AssetsDefinition]) -> l
     return found
 
 
-def automation_sensor(lakehouse: Lakehouse, target: dg.AssetSelection) -> dg.AutomationConditionSensorDefinition:
+def automation_sensor(lakehouse: Lakehouse, target: dg.AssetSelection) -> AutomationSensor:
     """Runs what the conditions of these assets ask for, as often as the settings say."""
-    return dg.AutomationConditionSensorDefinition(
+    return AutomationSensor(
         lakehouse.named(automation.SENSOR),
         target=target,
         minimum_interval_seconds=lakehouse.settings.sensor_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Runs what the assets' conditions ask for.",
     )

@@ -1,0 +1,88 @@
+"""The automation sensor looks at the conditions where something happened or a minute began, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from upsell_assets.automation import on_change
+from upsell_assets.automation_sensor import LOOKS, AutomationSensor
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@dg.asset(deps=["source"], automation_condition=on_change())
+def made() -> None:
+    """Follows its source."""
+
+
+@dataclass
+class Ticks:
+    """A sensor of one asset, and what its ticks gave."""
+
+    instance: dg.DagsterInstance
+    now: datetime = NOON
+    cursor: str | None = None
+    asked: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        sensor = AutomationSensor("automation", target=dg.AssetSelection.all(), clock=lambda: self.now)
+        self.repository = dg.Definitions([dg.AssetSpec("source"), made], sensors=[sensor]).get_repository_def()
+        self.sensor = self.repository.get_sensor_def("automation")
+
+    def tick(self) -> bool:
+        """Whether the conditions were looked at."""
+        context = dg.build_sensor_context(self.instance, cursor=self.cursor, repository_def=self.repository)
+        done = self.sensor.evaluate_tick(context)
+        self.cursor = done.cursor
+        self.asked.append(len(done.run_requests or ()))
+        return done.skip_message != "nothing happened"
+
+    def quiet(self) -> None:
+        while self.tick():
+            pass
+
+
+@pytest.fixture
+def ticks() -> Iterator[Ticks]:
+    with dg.DagsterInstance.local_temp() as instance:
+        yield Ticks(instance)
+
+
+def test_a_quiet_lake_is_looked_at_a_few_times_and_then_once_a_minute(ticks: Ticks) -> None:
+    assert [ticks.tick() for _ in range(LOOKS + 2)] == [True] * LOOKS + [False] * 2
+
+    ticks.now += timedelta(minutes=1)
+
+    assert [ticks.tick() for _ in range(3)] == [True, False, False]
+
+
+def test_what_happened_is_looked_at_until_it_is_answered_and_asked_for_once(ticks: Ticks) -> None:
+    ticks.quiet()
+
+    ticks.instance.report_runless_asset_event(dg.AssetMaterialization("source"))
+    ticks.quiet()
+
+    assert sum(ticks.asked) == 1
+
+
+def test_a_run_that_begins_or_ends_is_looked_at(ticks: Ticks) -> None:
+    ticks.quiet()
+    run = ticks.instance.create_run_for_job(
+        ticks.repository.get_implicit_global_asset_job_def(), status=dg.DagsterRunStatus.STARTED
+    )
+    assert ticks.tick()
+    ticks.quiet()
+
+    ticks.instance.report_run_canceled(run)
+
+    assert ticks.tick()
+
+
+def test_a_new_process_looks_again(ticks: Ticks) -> None:
+    ticks.quiet()
+    assert Ticks(ticks.instance, cursor=ticks.cursor).tick()
