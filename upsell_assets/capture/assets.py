@@ -30,6 +30,9 @@ from upsell_assets.runs import under_way
 CHECK = "captured_in_time"
 _CHECK_AGAIN = timedelta(minutes=15)
 _LONGEST_WAIT = timedelta(minutes=1)
+_LONG_QUEUE = 8
+_FIRST = {"dagster/priority": "10"}
+"""Before the runs that are queued: they follow from what was captured before."""
 _TRY_AGAIN_MINUTES = 10
 
 
@@ -122,7 +125,7 @@ def capture_sensor(
         if isinstance(seen, PermanentError):
             context.log.warning(str(seen))
         day = landing_partition(clock().date(), landing_days(lakehouse.settings))
-        due = busy or _due(seen, clock(), request.with_replaced_attrs(tags={"dagster/partition": day}))
+        due = busy or _due(seen, clock(), request.with_replaced_attrs(tags={"dagster/partition": day, **_FIRST}))
         said = None if isinstance(seen, RetryableError) else _news(_judged(lakehouse, seen), context.cursor, clock())
         return dg.SensorResult(
             run_requests=[due] if isinstance(due, dg.RunRequest) else None,
@@ -160,9 +163,9 @@ def _look(capture: Capture, *, drained: bool) -> _Seen:
 def _busy(context: dg.SensorEvaluationContext, lakehouse: Lakehouse, now: datetime) -> dg.SkipReason | None:
     if under_way(context.instance, lakehouse.named(CAPTURE)):
         return dg.SkipReason("a capture is under way")
-    if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
+    if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])) >= _LONG_QUEUE:
         # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
-        return dg.SkipReason("runs are queued: the changes wait in the database")
+        return dg.SkipReason("too many runs are queued: the changes wait in the database")
     if _unanswered(context.instance, lakehouse, now):
         return dg.SkipReason("what follows from the last capture is asked for first")
     return None

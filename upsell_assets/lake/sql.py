@@ -248,8 +248,14 @@ def lineage(tree: exp.Query, schemas: Mapping[str, Mapping[str, str]]) -> dict[s
 
 
 def _parse(path: Path) -> exp.Query:
+    """The query of a file, to be changed in place; a view is read wherever it is used, and parsed once."""
+    return _parsed(path, path.read_text(encoding="utf-8")).copy()
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, text: str) -> exp.Query:
     try:
-        tree = parse_one(path.read_text(encoding="utf-8"), read=_Spark)
+        tree = parse_one(text, read=_Spark)
     except ParseError as error:
         raise PermanentError(f"`{path}`: no readable Spark SQL: {error}") from error
     if not isinstance(tree, exp.Query):
