@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from web import Web
 
 CHROMIUM = shutil.which("chromium")
-GREEN = "var(--color-background-green)"
+GREEN, LOADING = "var(--color-background-green)", "var(--color-background-light)"
+LINES = "transacti…_product"  # the graph shortens long names
 TABLES = {
-    "raw": ["customers", "transactions", "transactions_product"],
-    "bronze": ["customers", "transactions", "transactions_product"],
+    "raw": ["customers", "transactions", LINES],
+    "bronze": ["customers", "transactions", LINES],
     "silver": ["cliente", "transacoes", "transacao_produto", "produtos", "cliente_historico"],
     "feature_store": ["fs_geral", "fs_pontos", "fs_transacoes", "fs_dia_horario", "models"],
     "gold": ["daily_report", "monthly_report", "churn_report"],
@@ -48,7 +49,7 @@ def web(lake: RunningLake, browser: Browser, request: pytest.FixtureRequest) -> 
     """A page that nobody has used before; a picture is kept of what it shows in the end."""
     from web import Web
 
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, device_scale_factor=2)
     web = Web(context.new_page(), lake.address)
     yield web
     web.keep(request.node.name.removeprefix("test_"))
@@ -90,7 +91,7 @@ def test_late_files_make_their_landing_days_fresh(web: Web, lake: RunningLake) -
     web.await_text("Materialized (4)", seconds=240)
     web.await_text("Missing (0)")
     web.await_text(LATE_DAYS[0].isoformat()).click()
-    web.await_text("rows_merged")
+    web.await_text("rows_written")
     arrived = lake.user.query("SELECT idCustomer FROM bronze.upsell.customers WHERE PointsCustomer = 7")
     assert {row["idCustomer"] for row in arrived} == {"c7", *(f"late-{day}" for day in LATE_DAYS)}
 
@@ -101,6 +102,7 @@ def test_the_graph_shows_every_table_of_every_layer(web: Web) -> None:
     boxes = web.page.locator("[style*='--minimal-bg']")
     web.await_seen(boxes.filter(has_text="fs_geral"))
     assert sorted(boxes.all_inner_texts()) == sorted(table for tables in TABLES.values() for table in tables)
+    web.await_none(web.page.locator(f"[style*='--minimal-bg: {LOADING}']"))
     for table in TABLES["silver"]:
         web.await_seen(web.page.locator(f"[style*='--minimal-bg: {GREEN}']").get_by_text(table, exact=True))
 
@@ -120,12 +122,12 @@ def test_a_table_shows_its_checks(web: Web) -> None:
     web.await_text("Passed")
 
 
-def test_numbers_of_a_table_are_plotted_over_time(web: Web) -> None:
-    web.open_asset("silver/upsell/transacoes")
+def test_numbers_of_a_table_are_plotted(web: Web) -> None:
+    web.open_asset("bronze/upsell/customers")
 
     web.await_text("Plots").click()
-    web.await_text("rows")
     web.await_seen(web.page.locator("canvas").first).scroll_into_view_if_needed()
+    web.await_text("rows_written")
 
 
 def test_lineage_shows_what_a_table_is_made_of_and_what_is_made_of_it(web: Web) -> None:
@@ -141,3 +143,4 @@ def test_a_run_shows_its_steps(web: Web) -> None:
     web.page.locator("a[href^='/runs/']").first.click()
     web.await_text("Success")
     web.await_text("silver__upsell__cliente")
+    web.await_text("STEP_SUCCESS")

@@ -42,7 +42,7 @@ class Web:
 
     def open_graph(self) -> None:
         """The whole graph with every table in it, small enough for one picture."""
-        self.page.set_viewport_size({"width": 1440, "height": 1200})
+        self.page.set_viewport_size({"width": 1440, "height": 1180})
         # Boxes with names alone: with all that they can show, a screen has room for a third of them.
         self.page.add_init_script("localStorage.setItem('asset-node-facets', '[]')")
         expanded = ",".join(f"global@global:{layer}" for layer in LAYERS)
@@ -66,6 +66,14 @@ class Web:
         """
         expect(what).to_be_visible(timeout=seconds * PATIENCE * 1000)
         return what
+
+    def await_none(self, what: Locator, seconds: float = 60) -> None:
+        """Wait until nothing of this kind is there any more.
+
+        Raises:
+            AssertionError: something stayed.
+        """
+        expect(what).to_have_count(0, timeout=seconds * PATIENCE * 1000)
 
     def keep(self, name: str) -> None:
         """A picture of what is in the window now."""
