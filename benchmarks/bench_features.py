@@ -46,7 +46,8 @@ from upsell_assets.bronze.history import remember
 from upsell_assets.bronze.merge import merge
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract, load_contracts
-from upsell_assets.dtref_assets import current_tables, daily_query, sql_files
+from upsell_assets.dtref_assets import current_tables, daily_query
+from upsell_assets.dtref_files import sql_files
 from upsell_assets.lake.duck import connect, quote
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.portions import MOST_DAYS, run_by_portions

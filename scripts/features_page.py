@@ -16,7 +16,7 @@ from upsell_assets.bronze.floors import floors_name, floors_schema
 from upsell_assets.bronze.tables import changes_name, changes_schema, live_schema, table_name
 from upsell_assets.contracts import load_contracts
 from upsell_assets.contracts.types import type_name
-from upsell_assets.dtref_assets import COMPUTED, sql_files
+from upsell_assets.dtref_files import COMPUTED, sql_files
 from upsell_assets.lake.comments import WINDOWS
 from upsell_assets.lake.duck import connect, quote
 from upsell_assets.lake.sql import DTREFS, SqlFile, bind, to_duckdb

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from pathlib import Path
 
 import dagster as dg
 from deltalake import DeltaTable
@@ -15,8 +14,7 @@ from sqlglot import exp
 
 from upsell_assets.aggregates import AGGREGATES, refresh_aggregates
 from upsell_assets.automation import Condition, on_change
-from upsell_assets.errors import PermanentError
-from upsell_assets.lake.comments import ColumnComment
+from upsell_assets.dtref_files import COMPUTED, described
 from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.io_manager import IO_MANAGER, PARTITION_COLUMN, DeltaIOManager
 from upsell_assets.lake.lakehouse import Lakehouse
@@ -27,29 +25,6 @@ from upsell_assets.partitions import dtrefs
 from upsell_assets.silver.assets import touched_key
 from upsell_assets.silver.events import event_days, local_day
 from upsell_assets.silver.touched import existing
-
-COMPUTED = "_computed_at"
-KEYS = ("dtRef", "idCliente", "descNomeProduto")
-"""What tells the rows of a daily table apart; every other column is a feature."""
-
-
-def sql_files(folder: Path) -> list[SqlFile]:
-    """The tables of a daily layer; files that begin with `_` are views, inlined where they are used.
-
-    Raises:
-        PermanentError: a file is not readable, or comments do not say all of a feature. The files come with the code,
-            so that this stops nobody but a feature's author, and at once.
-    """
-    files = []
-    for path in sorted(folder.glob("[!_]*.sql")):
-        sql = load_sql(path)
-        if vague := [c for c, said in sql.columns.items() if not (said.meaning if c in KEYS else said.formula)]:
-            raise PermanentError(
-                f"`{path}`: nothing says what {', '.join(vague)} are. Write `-- meaning | unit | window | formula` "
-                f"above each feature, and a meaning above each key ({', '.join(KEYS)})."
-            )
-        files.append(sql)
-    return files
 
 
 def daily_sql_asset(lakehouse: Lakehouse, sql: SqlFile, *, group: str) -> dg.AssetsDefinition:
@@ -143,8 +118,3 @@ def timed_query(sql: SqlFile, now: datetime, tables: dict[str, DeltaTable] | Non
 @lru_cache(maxsize=32)
 def _with_time(tree: exp.Query) -> exp.Query:
     return exp.select("q.*", exp.alias_(exp.Placeholder(this="computed_at"), COMPUTED)).from_(tree.subquery("q"))
-
-
-def described(sql: SqlFile) -> SqlFile:
-    """The file with what is said of the columns that every daily table has besides its own."""
-    return replace(sql, columns={**sql.columns, COMPUTED: ColumnComment("when the row was computed, UTC")})

@@ -4,7 +4,7 @@ Grain: the live rows of the source table, latest per key. A partition is "what l
 a range of days is one run. Running a partition again changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 
 import dagster as dg
@@ -15,7 +15,7 @@ from upsell_assets.bronze.repair import complaints
 from upsell_assets.bronze.tables import table_name
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.lake.metadata import Made, Metadata, definition_metadata, table_metadata
+from upsell_assets.lake.metadata import Made, Metadata, definition_metadata, definition_of, table_metadata
 from upsell_assets.lake.tables import UnknownTableError
 from upsell_assets.partitions import first_day, landing_days, landing_partition
 from upsell_assets.raw.assets import raw_key
@@ -63,7 +63,7 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
         window = Window(None if first == first_day(calendar) else first, date.fromisoformat(days.end))
         done = ingest(lakehouse.store, lakehouse.lake, contract, window, progress=context.log.info)
         return dg.MaterializeResult(
-            metadata={**_metadata(lakehouse, contract, done), **_decisions(done)},
+            metadata={**_metadata(lakehouse, contract, done, definition_of(context)), **_decisions(done)},
             check_results=[_check(lakehouse, contract), _contract_check(contract, done)],
         )
 
@@ -85,7 +85,7 @@ def report_retried(
         )
 
 
-def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested) -> Metadata:
+def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested, definition: Mapping[str, object]) -> Metadata:
     taken: Metadata = {
         "files": done.files,
         "changes": done.rows,
@@ -95,7 +95,7 @@ def _metadata(lakehouse: Lakehouse, contract: Contract, done: Ingested) -> Metad
         "files_quarantined": len(done.quarantined),
     }
     try:
-        return taken | table_metadata(lakehouse, lakehouse.lake.open(table_name(contract), done.version))
+        return taken | table_metadata(lakehouse, lakehouse.lake.open(table_name(contract), done.version), definition)
     except UnknownTableError:
         return taken
 

@@ -27,15 +27,20 @@ def same_key(contract: Contract, left: str, right: str) -> str:
 
 def position_terms(contract: Contract, row: str) -> list[str]:
     """The contract's order columns of a row, as terms that compare from left to right and are never null."""
-    terms: list[str] = []
+    return [*_position(contract, row).values()]
+
+
+def _position(contract: Contract, row: str) -> dict[str, str]:
+    terms: dict[str, str] = {}
     for column in contract.order:
         if column == "modified_date":
-            terms.append(f"coalesce({row}.{MODIFIED}, TIMESTAMPTZ '-infinity')")
+            terms["modified_date"] = f"coalesce({row}.{MODIFIED}, TIMESTAMPTZ '-infinity')"
         else:
             # Which value stands for a missing one does not matter: the term before has decided.
             kind = arrow_type(contract.change_seq_type)
             some = "'1970-01-01'" if pa.types.is_timestamp(kind) or pa.types.is_date(kind) else "'0'"
-            terms += [f"({row}.{SEQUENCE} IS NOT NULL)", f"coalesce({row}.{SEQUENCE}, {some})"]
+            terms["sequenced"] = f"({row}.{SEQUENCE} IS NOT NULL)"
+            terms["change_seq"] = f"coalesce({row}.{SEQUENCE}, {some})"
     return terms
 
 
@@ -44,10 +49,14 @@ def place_terms(contract: Contract, row: str) -> list[str]:
 
     The rank follows from the row's file; the delete of a load's end carries the folder of the loads as its file.
     """
+    return [*_place(contract, row).values()]
+
+
+def _place(contract: Contract, row: str) -> dict[str, str]:
     folder = text(full_load_prefix(contract))
     file = f"{row}.{FILE}"
     rank = f"CASE WHEN {file} = {folder} THEN 1 WHEN starts_with({file}, {folder}) THEN 2 ELSE 0 END"
-    return [*position_terms(contract, row), rank]
+    return {**_position(contract, row), "load": rank}
 
 
 def order_terms(contract: Contract, row: str, columns: Iterable[str]) -> list[str]:
@@ -56,17 +65,39 @@ def order_terms(contract: Contract, row: str, columns: Iterable[str]) -> list[st
     `columns` are those of the row that its canonical text is made of; a tombstone has none. The last terms leave
     only copies of one change equal, so that which of them is kept cannot be seen.
     """
+    return [*_order(contract, row, columns).values()]
+
+
+def _order(contract: Contract, row: str, columns: Iterable[str]) -> dict[str, str]:
     sequenced = f"({row}.{SEQUENCE} IS NOT NULL)" if "change_seq" in contract.order else "false"
     deleted = f"({row}.{OP} = 'D')"
-    return [
-        *place_terms(contract, row),
-        f"CASE WHEN {sequenced} THEN '' ELSE coalesce({row}.{FILE}, '') END",
-        f"CASE WHEN {sequenced} THEN 0 ELSE coalesce({row}.{ROW}, 0) END",
-        deleted,
-        f"CASE WHEN {deleted} THEN '' ELSE {canonical_text(row, columns)} END",
-        f"{row}.{OP}",
-        f"coalesce({row}.{MODIFIED}, TIMESTAMPTZ '-infinity')",
-    ]
+    return {
+        **_place(contract, row),
+        "file": f"CASE WHEN {sequenced} THEN '' ELSE coalesce({row}.{FILE}, '') END",
+        "row": f"CASE WHEN {sequenced} THEN 0 ELSE coalesce({row}.{ROW}, 0) END",
+        "delete": deleted,
+        "text": f"CASE WHEN {deleted} THEN '' ELSE {canonical_text(row, columns)} END",
+        "operation": f"{row}.{OP}",
+        "committed": f"coalesce({row}.{MODIFIED}, TIMESTAMPTZ '-infinity')",
+    }
+
+
+def decided_by(
+    contract: Contract, left: str, right: str, left_columns: Iterable[str], right_columns: Iterable[str]
+) -> str:
+    """Expression: the name of the first term of the full order that tells two changes apart; null: they are copies.
+
+    The names are modified_date, sequenced (one has a change_seq), change_seq, load (the rank at one position), file, row,
+    delete, text, operation and committed (modified_date once more, where the contract does not order by it).
+    """
+    here, there = _order(contract, left, left_columns), _order(contract, right, right_columns)
+    cases = [f"WHEN {here[name]} <> {there[name]} THEN {text(name)}" for name in here]
+    return f"CASE {' '.join(cases)} END"
+
+
+def settled_by(contract: Contract, row: str, floor: str) -> str:
+    """Condition: the row lies at or below the floor of a full load, which may be a row of nulls: there is none."""
+    return f"({floor}.{OP} IS NOT NULL AND NOT {newer(place_terms(contract, row), place_terms(contract, floor))})"
 
 
 def canonical_text(row: str, columns: Iterable[str]) -> str:
@@ -160,7 +191,7 @@ def settled(contract: Contract, columns: Iterable[str], *, keys_differ: bool = F
     """
     if not floored:
         return "FROM received" if keys_differ else newest_per_key(contract, "received", columns)
-    late = f"(f.{OP} IS NOT NULL AND NOT {newer(place_terms(contract, 'c'), place_terms(contract, 'f'))})"
+    late = settled_by(contract, "c", "f")
     said = ", ".join(
         f"CASE WHEN {late} THEN f.{column} ELSE c.{column} END AS {column}"
         for column in (OP, MODIFIED, SEQUENCE, FILE, ROW)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from upsell_assets.cli import bronze, capture, contract, dms, lake, quarantine, source
+from upsell_assets.cli import bronze, capture, contract, dms, lake, lineage, quarantine, source
 from upsell_assets.cli.common import HELP
 from upsell_assets.errors import UpsellError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
-for commands in (lake, source, capture, bronze):
+for commands in (lake, source, capture, bronze, lineage):
     app.add_typer(commands.app)
 app.add_typer(contract.app, name="contract")
 app.add_typer(quarantine.app, name="quarantine")

@@ -1,7 +1,7 @@
 """What the comment of an output column says: a meaning, and of a feature its unit, window and formula too.
 
 Here: the grammar, `meaning | unit | window | formula`, and which windows there are. Not here: which comment belongs
-to which column (`lake.sql`), and which columns are features (`dtref_assets`).
+to which column (`lake.sql`), and which columns are features (`dtref_files`).
 """
 
 from __future__ import annotations

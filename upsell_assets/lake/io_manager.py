@@ -43,11 +43,13 @@ class DeltaIOManager(dg.IOManager):
         """
         name = ".".join(context.asset_key.path)
         counted = _Counted(self._reader(obj))
-        column = (context.definition_metadata or {}).get(PARTITION_COLUMN)
+        definition = context.definition_metadata or {}
+        column = definition.get(PARTITION_COLUMN)
         partitions = {str(column): context.asset_partition_keys} if column and context.has_asset_partitions else {}
         table = self._lakehouse.lake.replace(name, counted.reader, partitions=partitions)
         sql = obj.sql if isinstance(obj, Query) else None
-        context.add_output_metadata({"rows_written": counted.rows, **table_metadata(self._lakehouse, table, sql)})
+        told = table_metadata(self._lakehouse, table, definition, sql)
+        context.add_output_metadata({"rows_written": counted.rows, **told})
 
     def load_input(self, context: dg.InputContext) -> object:
         """Hand over a table: lazily as a `Query`, or as the input's annotation asks (Arrow table, reader, DeltaTable).

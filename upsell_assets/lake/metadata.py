@@ -13,6 +13,9 @@ from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.sql import SqlFile, lineage
 from upsell_assets.lake.tables import UnknownTableError
 
+COLUMN_LINEAGE = "dagster/column_lineage"
+"""Dagster's own key. An asset's definition has it (`lineage.metadata`), and each materialization repeats it."""
+
 Metadata: TypeAlias = dict[str, str | int | dg.TableSchema | dg.TableColumnLineage]
 
 if TYPE_CHECKING:
@@ -26,17 +29,38 @@ def definition_metadata(lakehouse: Lakehouse, name: str) -> dict[str, str]:
     return {"dagster/table_name": name, "dagster/uri": lakehouse.store.uri(name.replace(".", "/"))}
 
 
-def table_metadata(lakehouse: Lakehouse, table: DeltaTable, sql: SqlFile | None = None) -> Metadata:
-    """What is known of a table once it is committed: all its rows, version, columns and where they come from."""
+def table_metadata(
+    lakehouse: Lakehouse, table: DeltaTable, definition: Mapping[str, object], sql: SqlFile | None = None
+) -> Metadata:
+    """What is known of a table once it is committed: all its rows, version, columns and where they come from.
+
+    Args:
+        lakehouse: where the tables are that the query reads.
+        table: as it was committed.
+        definition: the asset's definition metadata. Where it has the lineage of the columns, that is repeated; else what it
+            was made from was not known when definitions were loaded, and the lake is asked.
+        sql: the file that it was made by.
+    """
     described = {column: str(comment) for column, comment in sql.columns.items()} if sql else {}
     metadata: Metadata = {
         "dagster/row_count": row_count(table),
         "delta_version": table.version(),
         "dagster/column_schema": _columns(pa.schema(table.schema().to_arrow()), described),
     }
-    if sql is not None:
-        metadata["dagster/column_lineage"] = column_lineage(lakehouse, sql)
+    known = definition.get(COLUMN_LINEAGE)
+    if isinstance(known, dg.TableColumnLineageMetadataValue):
+        known = known.column_lineage
+    if isinstance(known, dg.TableColumnLineage):
+        metadata[COLUMN_LINEAGE] = known
+    elif sql is not None:
+        metadata[COLUMN_LINEAGE] = column_lineage(lakehouse, sql)
     return metadata
+
+
+def definition_of(context: dg.AssetExecutionContext) -> Mapping[str, object]:
+    """The definition metadata of the asset that runs."""
+    found: Mapping[str, object] = context.assets_def.metadata_by_key[context.asset_key]
+    return found
 
 
 def row_count(table: DeltaTable) -> int:

@@ -13,7 +13,7 @@ from upsell_assets.automation import once_ready, weekly
 from upsell_assets.errors import PermanentError
 from upsell_assets.feature_store.point_in_time import FEATURE_TABLES, FeatureStore
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
+from upsell_assets.lake.metadata import Made, definition_metadata, definition_of, table_metadata
 from upsell_assets.model.joined import EVENTS, days_of, pins, read_labelled
 from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
 from upsell_assets.model.training_set import DTREF, grid, sample
@@ -153,7 +153,7 @@ def _scores(lakehouse: Lakehouse) -> dg.AssetsDefinition:
                 "rows_written": scores.num_rows,
                 "made_from": versions,
                 "scores": picture(histogram(scores)),
-                **table_metadata(lakehouse, table),
+                **table_metadata(lakehouse, table, definition_of(context)),
             }
         )
 

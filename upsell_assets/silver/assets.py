@@ -13,7 +13,7 @@ import dagster as dg
 from upsell_assets.automation import on_change
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.lake.lakehouse import Lakehouse
-from upsell_assets.lake.metadata import Made, definition_metadata, table_metadata
+from upsell_assets.lake.metadata import Made, definition_metadata, definition_of, table_metadata
 from upsell_assets.partitions import DEFAULT_START, dtrefs
 from upsell_assets.silver import events
 from upsell_assets.silver.dates import UnreadDates, unread_dates
@@ -93,7 +93,7 @@ def _silver_asset(lakehouse: Lakehouse, table: SilverTable, names: set[str]) -> 
                 "rows_written": done.upserts,
                 "rows_deleted": done.deletes,
                 "made_from": done.sources,
-                **table_metadata(lakehouse, lakehouse.lake.open(table.name), table.sql),
+                **table_metadata(lakehouse, lakehouse.lake.open(table.name), definition_of(context), table.sql),
             },
             check_results=[_dates_check(lakehouse, table)] if dated else [],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from upsell_assets.contracts import Contract
@@ -18,6 +19,11 @@ _KEYED = {
     "transacao_produto": ("transactions_product", "idTransactionCart", ("idTransacaoProduto",), False),
     "cliente_historico": ("customers", "idCustomer", ("idCliente", "dtInicio"), True),
 }
+
+
+@cache
+def _sql(name: str) -> SqlFile:
+    return load_sql(FOLDER / f"{name}.sql")
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def silver_tables(contracts: Mapping[str, Contract]) -> list[SilverTable]:
     for name, (source, source_key, key, from_changes) in _KEYED.items():
         contract = contracts.get(source)
         if contract is not None and contract.schema_name == "upsell":
-            tables.append(SilverTable(load_sql(FOLDER / f"{name}.sql"), key, source_key, contract, from_changes))
+            tables.append(SilverTable(_sql(name), key, source_key, contract, from_changes))
     if any(table.name == "silver.upsell.transacao_produto" for table in tables):
-        tables.append(SilverTable(load_sql(FOLDER / "produtos.sql"), ("descProduto",)))
+        tables.append(SilverTable(_sql("produtos"), ("descProduto",)))
     return tables

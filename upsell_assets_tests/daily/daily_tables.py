@@ -18,7 +18,8 @@ from reference import Keyed
 from run_sql import PACKAGE, by_dt_ref
 
 from upsell_assets.aggregates import AGGREGATES
-from upsell_assets.dtref_assets import COMPUTED, current_tables, daily_query, sql_files
+from upsell_assets.dtref_assets import current_tables, daily_query
+from upsell_assets.dtref_files import COMPUTED, sql_files
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.portions import run_by_portions

@@ -13,7 +13,7 @@ from reference import Event, History
 from run_sql import PACKAGE, run, silver, sql_file
 from sqlglot import exp
 
-from upsell_assets.dtref_assets import sql_files
+from upsell_assets.dtref_files import sql_files
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.comments import WINDOWS, ColumnComment, parse_comment
 from upsell_assets.lake.duck import connect

@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 from reference import History
 from run_sql import silver, sql_file
 
-from upsell_assets.dtref_assets import COMPUTED, daily_query
+from upsell_assets.dtref_assets import daily_query
+from upsell_assets.dtref_files import COMPUTED
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.engines import Query
 from upsell_assets.lake.io_manager import DeltaIOManager
@@ -33,15 +34,19 @@ def rows(*pairs: tuple[int, str]) -> pa.Table:
     return pa.table({"day": days, "visitor": pa.array([visitor for _, visitor in pairs], pa.string())})
 
 
-def write(lakehouse: Lakehouse, table: pa.Table | pa.RecordBatchReader, *days: int) -> Mapping[str, Any]:
+def write(
+    lakehouse: Lakehouse,
+    table: pa.Table | pa.RecordBatchReader,
+    *days: int,
+    lineage: dg.TableColumnLineage | None = None,
+) -> Mapping[str, Any]:
     """Write as a run of these days of February does (of none: as a run without partitions); what it told."""
     partitions = {
         "asset_partitions_def": DAYS,
         "asset_partitions_subset": DAYS.subset_with_partition_keys([f"2024-02-{day:02}" for day in days]),
     }
-    context = dg.OutputContext(
-        asset_key=AssetKey(KEY), definition_metadata=PARTITIONED if days else {}, **(partitions if days else {})
-    )
+    definition = {**(PARTITIONED if days else {}), **({"dagster/column_lineage": lineage} if lineage else {})}
+    context = dg.OutputContext(asset_key=AssetKey(KEY), definition_metadata=definition, **(partitions if days else {}))
     DeltaIOManager(lakehouse).handle_output(context, table)
     return {name: value.value for name, value in context.consume_logged_metadata().items()}
 
@@ -142,18 +147,22 @@ def test_a_query_of_a_file_tells_descriptions_and_where_columns_come_from(lakeho
         "FROM silver.upsell.doors\n"
     )
     sql = load_sql(file)
+    doors = AssetKey(["silver", "upsell", "doors"])
 
     told = write(lakehouse, Query(sql.tree, sql=sql), 1, 2)
 
     assert held(lakehouse) == {(1, "ANA"), (2, "BIA")}
     described = {column.name: column.description for column in told["dagster/column_schema"].columns}
     assert described == {"day": "local day", "visitor": "in capitals", "one": None}
-    doors = AssetKey(["silver", "upsell", "doors"])
     assert told["dagster/column_lineage"].deps_by_column == {
         "day": [dg.TableColumnDep(doors, "day")],
         "visitor": [dg.TableColumnDep(doors, "visitor")],
         "one": [],
     }
+    # Where the definition of the asset has it, it is not found anew.
+    known = dg.TableColumnLineage({"visitor": [dg.TableColumnDep(doors, "door")]})
+    repeated = write(lakehouse, Query(sql.tree, sql=sql), 1, 2, lineage=known)
+    assert repeated["dagster/column_lineage"].deps_by_column == known.deps_by_column
 
 
 def test_features_and_reports_tell_meaning_unit_window_and_formula_of_their_columns(lakehouse: Lakehouse) -> None:
