@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lake import PATIENCE
 from running_lake import LATE_DAYS, RunningLake
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ TABLES = {
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: no chromium was found"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(900 * PATIENCE),
 ]
 
 
@@ -63,22 +64,24 @@ def change(day: date, operation: str, **columns: Any) -> dict[str, Any]:
 
 
 def land_late_files(lake: RunningLake) -> None:
-    """A file for each table and late day: somebody who bought nothing, and deletes of what never was.
+    """A file for each table and late day, that says what the database says: c1 to c3 as they are, deletes of what never was.
 
-    So no dtRef is touched, and what other tests say of them stays true.
+    So bronze equals its source, no dtRef is touched, and what other tests say of them stays true.
     """
-    for day in LATE_DAYS:
-        name = f"late-{day}"
-        person = change(day, "I", idCustomer=name, PointsCustomer=7, flEmail=None)
-        sale = change(
-            day, "D", idTransaction=name, idCustomer=name, dtTransaction=f"{day} 12:00:00", pointsTransaction=7
-        )
-        line = change(
-            day, "D", idTransactionCart=name, idTransaction=name, NameProduct="ChatMessage", QuantityProduct=1
-        )
-        lake.land("transactions_product", day, name, [line])
-        lake.land("transactions", day, name, [sale])
-        lake.land("customers", day, name, [person])
+    for number, day in enumerate(LATE_DAYS, start=1):
+        sale = f"late-{day}"
+        columns = {
+            "customers": {"idCustomer": f"c{number}", "PointsCustomer": number, "flEmail": number % 2},
+            "transactions": {
+                "idTransaction": sale,
+                "idCustomer": "c1",
+                "dtTransaction": f"{day}",
+                "pointsTransaction": 1,
+            },
+            "transactions_product": {"idTransactionCart": sale, "idTransaction": sale, "QuantityProduct": 1},
+        }
+        for table, row in columns.items():
+            lake.land(table, day, "late", [change(day, "U" if table == "customers" else "D", **row)])
 
 
 def test_late_files_make_their_landing_days_fresh(web: Web, lake: RunningLake) -> None:
@@ -91,10 +94,12 @@ def test_late_files_make_their_landing_days_fresh(web: Web, lake: RunningLake) -
     web.await_text("Materialized (4)", seconds=240)
     web.await_text("Missing (0)")
     # In the list; the day also stands below the bar.
-    web.page.get_by_text(LATE_DAYS[0].isoformat(), exact=True).last.click()
+    web.shown(LATE_DAYS[0].isoformat()).last.click()
     web.await_text("rows_written")
-    arrived = lake.user.query("SELECT idCustomer FROM bronze.upsell.customers WHERE PointsCustomer = 7")
-    assert {row["idCustomer"] for row in arrived} == {"c7", *(f"late-{day}" for day in LATE_DAYS)}
+    arrived = lake.user.query("SELECT _file FROM bronze.upsell.customers WHERE idCustomer IN ('c1', 'c2', 'c3')")
+    assert {row["_file"] for row in arrived} == {
+        f"raw/upsell/cdc/customers/{day:%Y/%m/%d}/late.parquet" for day in LATE_DAYS
+    }
 
 
 def test_the_graph_shows_every_table_of_every_layer(web: Web) -> None:
@@ -121,6 +126,7 @@ def test_a_table_shows_its_checks(web: Web) -> None:
     for check in ("contract_holds", "no_quarantined_files"):
         web.await_text(check)
     web.await_text("Passed")
+    assert web.shown("Failed").count() == 0
 
 
 def test_numbers_of_a_table_are_plotted(web: Web) -> None:
@@ -131,11 +137,23 @@ def test_numbers_of_a_table_are_plotted(web: Web) -> None:
     web.await_text("rows_written")
 
 
-def test_lineage_shows_what_a_table_is_made_of_and_what_is_made_of_it(web: Web) -> None:
-    web.open_asset("silver/upsell/transacoes", "lineage")
+def test_lineage_shows_the_tables_around_a_table(web: Web) -> None:
+    web.open_asset("silver/upsell/cliente_historico", "lineage")
 
-    for table in ("transactions", "transacoes", "fs_pontos"):
+    for table in ("customers", "cliente_historico", "fs_geral"):
         web.await_text(table)
+
+
+def test_a_table_shows_what_its_columns_are_made_from(web: Web) -> None:
+    web.open_asset("feature_store/upsell/fs_geral")
+
+    row = web.page.get_by_role("row").filter(has_text="lineage").filter(has_text="Show Markdown")
+    row.get_by_text("Show Markdown").click()
+    drawn = web.await_seen(web.page.get_by_role("img", name="columns of feature_store.upsell.fs_geral"))
+    assert drawn.evaluate("picture => picture.naturalWidth") > 0
+    assert web.page.get_by_role("link", name="silver.upsell.transacoes").first.get_attribute("href") == (
+        "/assets/silver/upsell/transacoes"
+    )
 
 
 def test_a_run_shows_its_steps(web: Web) -> None:

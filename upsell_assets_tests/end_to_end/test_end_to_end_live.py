@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from lake import interrupt, until
+from lake import PATIENCE, interrupt, until
 from running_lake import NOW, RunningLake
 
 from upsell_assets.services.state import State
@@ -32,7 +32,7 @@ def days(first: date, last: date) -> set[date]:
     return {first + timedelta(number) for number in range((last - first).days + 1)}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 * PATIENCE)
 def test_an_update_a_delete_and_an_insert_of_ten_days_ago_refresh_exactly_the_touched_dtrefs(lake: RunningLake) -> None:
     moment = NOW - timedelta(days=10, hours=1)  # an hour at which the dump has events, whatever local day that is
     event = moment.replace(tzinfo=UTC).astimezone(LOCAL).date()
@@ -76,7 +76,7 @@ def test_an_update_a_delete_and_an_insert_of_ten_days_ago_refresh_exactly_the_to
     assert "nobody-known" in {row["idCliente"] for row in rows}, "a customer without a row survives everywhere"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 * PATIENCE)
 def test_ctrl_c_ends_every_child_and_the_next_start_resumes_with_nothing_lost(lake: RunningLake) -> None:
     processes = [process for process in State(lake.user.home).processes().values() if process.alive]
     assert len(processes) > 3

@@ -35,6 +35,8 @@ class Web:
         self.page = page
         self._address = address
         page.set_default_timeout(60_000 * PATIENCE)
+        # Graphs show names alone: with all that a box can show, a screen has room for a third of them.
+        page.add_init_script("localStorage.setItem('asset-node-facets', '[]')")
 
     def open_asset(self, key: str, tab: str = "overview") -> None:
         """The page of an asset, `key` as `silver/upsell/cliente`."""
@@ -43,12 +45,14 @@ class Web:
     def open_graph(self) -> None:
         """The whole graph with every table in it, small enough for one picture."""
         self.page.set_viewport_size({"width": 1440, "height": 1180})
-        # Boxes with names alone: with all that they can show, a screen has room for a third of them.
-        self.page.add_init_script("localStorage.setItem('asset-node-facets', '[]')")
         expanded = ",".join(f"global@global:{layer}" for layer in LAYERS)
         self.page.goto(f"{self._address}/asset-groups~{quote('not group:touched')}/?expanded={expanded}")
         self.page.get_by_text("Hide navigation").click()
         self.page.locator("button:has([aria-label='panel_show_right'])").click()
+
+    def shown(self, text: str) -> Locator:
+        """Where exactly this text can be seen now; it measures texts in places that cannot be seen."""
+        return self.page.get_by_text(text, exact=True).filter(visible=True)
 
     def await_text(self, text: str, seconds: float = 60) -> Locator:
         """Wait until exactly this text can be seen, and return where (first).
@@ -56,7 +60,7 @@ class Web:
         Raises:
             AssertionError: it did not come in time.
         """
-        return self.await_seen(self.page.get_by_text(text, exact=True).first, seconds)
+        return self.await_seen(self.shown(text).first, seconds)
 
     def await_seen(self, what: Locator, seconds: float = 60) -> Locator:
         """Wait until something can be seen, and return it.
