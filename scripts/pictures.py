@@ -17,7 +17,7 @@ MAX_BYTES = 300_000
 SHOWN = {
     "graph": "the_graph_shows_every_table_of_every_layer",
     "late-files": "late_files_make_their_landing_days_fresh",
-    "checks": "a_table_shows_its_checks",
+    "columns": "a_table_shows_what_its_columns_are_made_from",
 }
 """Picture of the docs -> picture of the test."""
 
