@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down reset status test proof docs lint format lock bench clean
+.PHONY: help up down reset status test proof docs pictures lint format lock bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ proof: $(VENV)/.installed ## try the law as often as docs/reliability.md says, a
 
 docs: $(VENV)/.installed ## write docs/features.md from the comments of the .sql files
 	@$(BIN)/python scripts/features_page.py
+
+pictures: $(VENV)/.installed ## write docs/images from the web interface of a lake of its own
+	@$(BIN)/python -m pytest upsell_assets_tests/end_to_end/test_end_to_end_browser.py && $(BIN)/python scripts/pictures.py
 
 lint: $(VENV)/.installed ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

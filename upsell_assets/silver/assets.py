@@ -47,7 +47,7 @@ def touched_specs(lakehouse: Lakehouse, consumers: list[str]) -> list[dg.AssetSp
             touched_key(consumer),
             deps=[transactions],
             description=f"dtRefs of {consumer} that a change of silver asks to be computed (again).",
-            group_name="silver",
+            group_name="touched",  # one box of the graph, between silver and what follows
             kinds={"dagster"},
             owners=["team:upsell"],
             partitions_def=dtrefs(lakehouse.settings),

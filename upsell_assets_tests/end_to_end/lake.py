@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 UPSELL = Path(sys.executable).parent / "upsell"
+PATIENCE = float(os.environ.get("UPSELL_TEST_PATIENCE", "1"))
+"""How many times as long as usual other processes may take, on a machine that is busy."""
 
 
 @dataclass
@@ -24,13 +26,13 @@ class UserLake:
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; at most ten minutes."""
+        """Run a command to its end; at most ten minutes, times PATIENCE."""
         return subprocess.run(
             [UPSELL, *map(str, arguments)],
             env={**os.environ, "UPSELL_HOME": str(self.home), **self.environment, **variables},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=600 * PATIENCE,
             check=False,
         )
 
@@ -71,12 +73,12 @@ def interrupt(process: subprocess.Popen[bytes]) -> int:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    """Wait for a condition of another process.
+    """Wait for a condition of another process; on a busy machine longer, by `UPSELL_TEST_PATIENCE`.
 
     Raises:
         AssertionError: it did not come true in time.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds * PATIENCE:.0f} s for {what}"
         time.sleep(1)
