@@ -28,7 +28,7 @@ status: $(VENV)/.installed ## rows, versions and lag of every table
 	@$(BIN)/upsell status
 
 test: $(VENV)/.installed ## run the tests (ARGS are pytest's)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 proof: $(VENV)/.installed ## try the law as often as docs/reliability.md says, and write its table
 	@UPSELL_PROOF=$${UPSELL_PROOF:-1} $(BIN)/python upsell_assets_tests/proof.py

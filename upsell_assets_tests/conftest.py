@@ -16,6 +16,17 @@ from upsell_assets.settings import Settings
 
 OpenLakehouse = Callable[..., Lakehouse]
 
+SLOW = ("end_to_end", "scenarios", "operations", "components")
+"""Folders whose tests begin first: they wait for processes of their own most of the time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files stay together, and those that share a running lake; what takes longest begins first."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "end_to_end" else item.path.name))
+    items.sort(key=lambda item: SLOW.index(item.path.parent.name) if item.path.parent.name in SLOW else len(SLOW))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
