@@ -138,7 +138,7 @@ def contents(rows: pa.Table) -> list[str]:
 def assert_equal_to_a_full_rebuild(lakehouse: Lakehouse) -> None:
     """Silver as made anew from bronze, features and reports as their queries give them now."""
     for name, one in SILVER.items():
-        anew = replace(one, name=f"rebuilt.upsell.{name}_{datetime.now(UTC):%H%M%S}")
+        anew = replace(one, sql=replace(one.sql, name=f"rebuilt.upsell.{name}_{datetime.now(UTC):%H%M%S}"))
         refresh(lakehouse.lake, lakehouse.engine, anew)
         assert rows_of(lakehouse, one.name) == rows_of(lakehouse, anew.name), name
     daily = DailyTables(lakehouse, datetime.now(UTC))
