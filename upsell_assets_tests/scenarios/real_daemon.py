@@ -82,7 +82,9 @@ class RealDaemon:
         for name, (program, *arguments) in programs.items():
             if not (name in self.processes and self.processes[name].alive):
                 log = self.folder / f"{name}.log"
-                self.processes[name] = launch([BIN / program, *arguments], log=log, env=environment)
+                # Dagster looks for the code in the working directory before it looks anywhere else.
+                options = {"env": environment, "cwd": self.package.parent}
+                self.processes[name] = launch([BIN / program, *arguments], log=log, **options)
 
     def kill(self, *names: str) -> None:
         """Kill -9 these processes with all that they have started; "code" has started the runs."""
