@@ -176,7 +176,8 @@ def test_a_cold_start_with_hundreds_of_windows_makes_every_partition_once(
     expected |= silver("cliente", "cliente_historico", "produtos", "transacoes", "transacao_produto")
     expected |= {one for name in full for one in dtrefs(name, FIRST_DTREF, today())}
     assert made == once([*expected, CHURN, SCORES])
-    assert len(daemon.runs(0)) <= 12, daemon.runs(0)
+    # A range for each table and look at the conditions, while the days were still being reported; not hundreds.
+    assert len(daemon.runs(0)) <= 24, daemon.runs(0)
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
