@@ -20,6 +20,7 @@ SLOW = ("end_to_end", "scenarios", "operations", "components")
 """Folders whose tests begin first: they wait for processes of their own most of the time."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that share them out look at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files stay together, and those that share a running lake; what takes longest begins first."""
     for item in items:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import OpenLakehouse
 from histories import CONTRACTS, histories, law
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,7 +97,7 @@ class Shop:
 
 
 @pytest.fixture(params=[True, False], ids=["history", "raw"])
-def shop(request: pytest.FixtureRequest, open_lakehouse: OpenLakehouse) -> Shop:
+def shop(request: pytest.FixtureRequest, open_lakehouse: Callable[..., Lakehouse]) -> Shop:
     return Shop(open_lakehouse(), Contract.model_validate({**ORDERS, "history": request.param}))
 
 
@@ -243,7 +243,7 @@ def test_what_lies_in_raw_no_more_is_known_where_the_history_is_kept(shop: Shop)
         assert found.unread == [f"{key}: was taken in, and lies in raw no more"]
 
 
-def test_a_history_that_began_late_is_completed_from_raw(open_lakehouse: OpenLakehouse) -> None:
+def test_a_history_that_began_late_is_completed_from_raw(open_lakehouse: Callable[..., Lakehouse]) -> None:
     shop = Shop(open_lakehouse(), Contract.model_validate(ORDERS))
     shop.land("cdc/orders/2024/06/13/a", rows(("I", "k", 1, 1, 10), ("U", "k", 2, 2, 20)))
     shop.ingest()
@@ -273,7 +273,7 @@ def test_keys_are_given_in_order_or_by_name() -> None:
 
 
 def test_the_command_prints_lines_and_json_and_fails_where_bronze_differs(
-    services: Running, open_lakehouse: OpenLakehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Running, open_lakehouse: Callable[..., Lakehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "orders.yaml").write_text(json.dumps({**ORDERS, "history": True}), encoding="utf-8")
     shop = Shop(open_lakehouse(contracts=tmp_path), Contract.model_validate({**ORDERS, "history": True}))

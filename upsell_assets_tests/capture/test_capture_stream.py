@@ -241,8 +241,14 @@ def test_many_small_rounds_equal_one(loaded: Place, monkeypatch: pytest.MonkeyPa
 
 def test_lag_is_what_the_lake_has_not_seen(loaded: Place) -> None:
     capture = loaded.capture()
-    capture.drain()
-    assert (capture.lag().bytes, capture.lag().seconds) == (0, 0.0)
+
+    def drained() -> tuple[int, float]:
+        capture.drain()
+        lag = capture.lag()
+        return lag.bytes, lag.seconds
+
+    # The server writes a record of its own every 15 s, which can come between a drain and the look.
+    assert (0, 0.0) in (drained(), drained(), drained())
 
     loaded.owner.execute("INSERT INTO customers SELECT 'n' || i, i, 1 FROM generate_series(1, 1000) i")
     behind = capture.lag()

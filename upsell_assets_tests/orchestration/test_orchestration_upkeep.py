@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from conftest import OpenLakehouse
 from points_files import changed, land_changes, transaction
 from typer.testing import CliRunner, Result
 
@@ -36,7 +35,7 @@ SHORT = timedelta(0)
 
 
 @pytest.fixture
-def lakehouse(open_lakehouse: OpenLakehouse) -> Iterator[Lakehouse]:
+def lakehouse(open_lakehouse: Callable[..., Lakehouse]) -> Iterator[Lakehouse]:
     """A lake through which some changes have flowed, a batch at a time."""
     lakehouse = open_lakehouse(source_dsn=None)
     for number in range(3):

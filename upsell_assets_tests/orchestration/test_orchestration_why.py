@@ -86,6 +86,10 @@ class Points:
         return made
 
     def tick(self, at: datetime | None = None) -> dict[str, set[str | None]]:
+        """What two looks ask for: what is there for the first time counts from the second on."""
+        return self.look(at) | self.look(at)
+
+    def look(self, at: datetime | None) -> dict[str, set[str | None]]:
         """What is asked for."""
         found = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self.cursor, evaluation_time=at)
         before = (
