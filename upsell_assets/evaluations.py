@@ -130,16 +130,25 @@ def obstacle(look: Look, partition: str | None) -> Obstacle:
     if guards and holds(wishes, partition):
         return next(_held_back(guard, partition) for guard in guards if not holds(guard, partition))
     labels = {node.condition_snapshot.label: node for node in _labelled(tree)}
-    if (again := labels.get("again")) and holds(again.child_evaluations[0], partition):
+    if (again := labels.get("again")) and _own(again, tree, "execution_failed", partition):
         return Obstacle("failed", cron=_cron(again))
     cold = labels.get("cold")
     for reason, node in labels.items():
-        never_made = node is cold and holds(node.child_evaluations[0], partition)
+        never_made = node is cold and _own(node, tree, "missing", partition)
         if (never_made or (reason in REASONS and holds(node, partition))) and (
             absent := _absent(tree if not never_made else node, partition)
         ):
             return Obstacle("missing", absent)
     return idle(look)
+
+
+def _own(node: Node, tree: Node, name: str, partition: str | None) -> bool:
+    """Whether a built-in condition of the asset itself, not of a dependency, was true below a node."""
+    return any(
+        holds(below, partition)
+        for below in node.iter_nodes()
+        if below.condition_snapshot.name == name and below.key == tree.key
+    )
 
 
 def idle(look: Look) -> Obstacle:

@@ -87,7 +87,11 @@ class Points:
 
     def tick(self, at: datetime | None = None) -> dict[str, set[str | None]]:
         """What two looks ask for: what is there for the first time counts from the second on."""
-        return self.look(at) | self.look(at)
+        first = self.look(at)
+        number = self.number
+        second = self.look(at)
+        self.number = number if first and not second else self.number  # a run names the look that asked for it
+        return first | second
 
     def look(self, at: datetime | None) -> dict[str, set[str | None]]:
         """What is asked for."""
