@@ -50,11 +50,11 @@ class Web:
         self.page.get_by_text("Hide navigation").click()
         self.page.locator("button:has([aria-label='panel_show_right'])").click()
 
-    def shown(self, text: str) -> Locator:
+    def shown(self, text: str | re.Pattern[str]) -> Locator:
         """Where exactly this text can be seen now; it measures texts in places that cannot be seen."""
         return self.page.get_by_text(text, exact=True).filter(visible=True)
 
-    def await_text(self, text: str, seconds: float = 60) -> Locator:
+    def await_text(self, text: str | re.Pattern[str], seconds: float = 60) -> Locator:
         """Wait until exactly this text can be seen, and return where (first).
 
         Raises:
