@@ -5,6 +5,7 @@ Pictures lie in `upsell_assets_tests/out/pictures`, which git ignores; `make pic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
