@@ -27,8 +27,11 @@ reset: $(VENV)/.installed ## stop, and delete all local state
 status: $(VENV)/.installed ## rows, versions and lag of every table
 	@$(BIN)/upsell status
 
+# Exit code 5: ARGS choose none of these.
 test: $(VENV)/.installed ## run the tests (ARGS are pytest's)
-	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 proof: $(VENV)/.installed ## try the law as often as docs/reliability.md says, and write its table
 	@UPSELL_PROOF=$${UPSELL_PROOF:-1} $(BIN)/python upsell_assets_tests/proof.py

@@ -22,6 +22,7 @@ from upsell_assets.runs import UNDER_WAY, partitions_of
 
 READY_SECONDS = 90
 _RECENT_FAILURES = 20
+_WILL_RETRY = "dagster/will_retry"
 _RELAUNCH = """
 mutation Again($run: String!) {
   launchRunReexecution(reexecutionParams: {parentRunId: $run, strategy: ALL_STEPS}) {
@@ -41,17 +42,22 @@ def unfinished_runs(home: Path) -> list[str]:
     with DagsterInstance.from_config(str(home)) as instance:
         under_way = instance.get_run_records(RunsFilter(statuses=UNDER_WAY))
         # Judged first: what is under way now would do the work of some that failed.
-        failed = failed_runs(instance)
+        failed = failed_runs(instance, promised=True)
+        for record in failed:
+            if _retried_by_dagster(record.dagster_run):
+                # What a daemon promised that was stopped before it could do so; done here, and then by nobody else.
+                instance.add_run_tags(record.dagster_run.run_id, {_WILL_RETRY: "false"})
         for record in under_way:
             instance.report_run_canceled(record.dagster_run, "the lake was stopped while this run was under way")
         again = sorted([*under_way, *failed], key=lambda record: record.create_timestamp)
         return [record.dagster_run.run_id for record in again]
 
 
-def failed_runs(instance: DagsterInstance, since: datetime | None = None) -> list[RunRecord]:
+def failed_runs(instance: DagsterInstance, since: datetime | None = None, *, promised: bool = False) -> list[RunRecord]:
     """The runs that failed and were not made good since, oldest first; of those with the same work the newest.
 
-    What another run does at this moment, or Dagster is about to do by itself, is not among them. Without `since` the newest failures are looked at.
+    What another run does at this moment, or (unless `promised`) Dagster is about to do by itself, is not among them.
+    Without `since` the newest failures are looked at.
     """
     found = instance.get_run_records(
         RunsFilter(statuses=[DagsterRunStatus.FAILURE], created_after=since),
@@ -60,7 +66,7 @@ def failed_runs(instance: DagsterInstance, since: datetime | None = None) -> lis
     at_work = {_work(record.dagster_run) for record in instance.get_run_records(RunsFilter(statuses=UNDER_WAY))}
     newest: dict[object, RunRecord] = {}
     for record in found:
-        if not _retried_by_dagster(record.dagster_run):
+        if promised or not _retried_by_dagster(record.dagster_run):
             newest.setdefault(_work(record.dagster_run), record)
     again = [record for work, record in newest.items() if work not in at_work and not made_good(instance, record)]
     return sorted(again, key=lambda record: record.create_timestamp)
@@ -68,7 +74,7 @@ def failed_runs(instance: DagsterInstance, since: datetime | None = None) -> lis
 
 def _retried_by_dagster(run: DagsterRun) -> bool:
     """Whether Dagster is about to run it again by itself, as it does when a run's process died."""
-    return run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
+    return run.tags.get(_WILL_RETRY) == "true" and "dagster/auto_retry_run_id" not in run.tags
 
 
 def _work(run: DagsterRun) -> object:

@@ -16,17 +16,22 @@ from upsell_assets.settings import Settings
 
 OpenLakehouse = Callable[..., Lakehouse]
 
-SLOW = ("end_to_end", "scenarios", "operations", "components")
-"""Folders whose tests begin first: they wait for processes of their own most of the time."""
+ALONE = ("end_to_end", "scenarios")
+"""Folders whose tests run one after another, and beside no others: they wait for processes of a whole lake."""
+
+SLOW = ("operations", "components")
+"""Folders whose tests begin first."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before those that share them out look at the groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of a whole lake."""
+    if item.path.parent.name in ALONE:
+        item.add_marker(pytest.mark.alone)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay together, and those that share a running lake; what takes longest begins first."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "end_to_end" else item.path.name))
-    items.sort(key=lambda item: SLOW.index(item.path.parent.name) if item.path.parent.name in SLOW else len(SLOW))
+    """What takes longest begins first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in SLOW)
 
 
 @pytest.fixture(scope="session", autouse=True)
