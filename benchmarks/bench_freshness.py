@@ -136,13 +136,13 @@ def commit_to_silver(home: Path, changes: int) -> Row:
         assert running.app_dsn is not None
         lake = Lakehouse(running.settings).lake
         with psycopg.connect(running.app_dsn, autocommit=True) as connection:
-            following = time.monotonic()
+            following, version = time.monotonic(), -1
             while len(moments) < changes or any(one.seen is None for one in moments):
                 now = time.monotonic()
                 if len(moments) < changes and now >= following:
                     moments.append(commit(connection))
                     following = now + chance.uniform(0.5, 1.5) * EVERY_SECONDS
-                look(lake, [one for one in moments if one.seen is None])
+                version = look(lake, [one for one in moments if one.seen is None], version)
                 if late := [one.key for one in moments if one.seen is None and now - one.at > GIVE_UP_SECONDS]:
                     sys.exit(f"not in {SILVER} after {GIVE_UP_SECONDS} s: {', '.join(late)}")
                 time.sleep(0.25)
@@ -172,17 +172,17 @@ def commit(connection: psycopg.Connection) -> Committed:
     return Committed(key, points, time.monotonic())
 
 
-def look(lake: Lake, waiting: list[Committed], version: list[int] = [-1]) -> None:  # noqa: B006 (kept on purpose)
-    """Note which changes silver has by now; the table is read only where it is a new one."""
+def look(lake: Lake, waiting: list[Committed], seen: int) -> int:
+    """Note which changes silver has by now, and its version; where that was seen before, the table is not read again."""
     table = lake.open(SILVER)
-    if not waiting or table.version() == version[0]:
-        return
-    version[0] = table.version()
+    if table.version() == seen:
+        return seen
     wanted = pc.field("idTransacao").isin([one.key for one in waiting])
     held = set(lake.rows(table).to_table(["idTransacao"], filter=wanted)["idTransacao"].to_pylist())
     for one in waiting:
         if one.key in held:
             one.seen = time.monotonic()
+    return table.version()
 
 
 def judged(lake: Lake, moments: list[Committed]) -> list[str]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, DagsterRun
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from upsell_assets.alerts import Alert, open_sink
 from upsell_assets.clock import Clock, utc_now
@@ -23,8 +24,6 @@ AT_ONCE = 20
 REMEMBERED = 100
 SHOWN = 500
 """Characters of what a check says."""
-
-_WILL_RETRY = "dagster/will_retry"
 
 
 @dataclass
@@ -91,7 +90,7 @@ def _alerts(context: dg.SensorEvaluationContext, told: _Told, web_url: str | Non
     )
     for record in instance.get_run_records(failed, limit=AT_ONCE, order_by="update_timestamp", ascending=True):
         run = record.dagster_run
-        if run.run_id not in told.runs and run.tags.get(_WILL_RETRY) != "true":
+        if run.run_id not in told.runs and run.tags.get(WILL_RETRY_TAG) != "true":
             yield _of_run(instance, run, web_url)
             told.runs.append(run.run_id)
         told.since = record.update_timestamp.timestamp()

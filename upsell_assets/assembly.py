@@ -35,8 +35,8 @@ def tables_defs(lakehouse: Lakehouse, following: Sequence[dg.AssetsDefinition] =
         ContractError: a contract is not valid.
     """
     bronze, captured, compared = bronze_assets(lakehouse), capture_assets(lakehouse), source_checks(lakehouse)
-    taken_in = _made_of({key for asset in captured for key in asset.keys}, [*bronze, *following])
     written = {key for asset in captured for key in asset.keys}
+    taken_in = _made_of(written, [*bronze, *following])
     landing = [contract for contract in lakehouse.contracts.values() if raw_key(contract) not in written]
     return dg.Definitions(
         assets=[*raw_specs(lakehouse, landing), *captured, *bronze],

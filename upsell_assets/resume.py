@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from upsell_assets.errors import RetryableError
 from upsell_assets.outlook import made_good
@@ -22,7 +23,6 @@ from upsell_assets.runs import UNDER_WAY, partitions_of
 
 READY_SECONDS = 90
 _RECENT_FAILURES = 20
-_WILL_RETRY = "dagster/will_retry"
 _RELAUNCH = """
 mutation Again($run: String!) {
   launchRunReexecution(reexecutionParams: {parentRunId: $run, strategy: ALL_STEPS}) {
@@ -46,7 +46,7 @@ def unfinished_runs(home: Path) -> list[str]:
         for record in failed:
             if _retried_by_dagster(record.dagster_run):
                 # What a daemon promised that was stopped before it could do so; done here, and then by nobody else.
-                instance.add_run_tags(record.dagster_run.run_id, {_WILL_RETRY: "false"})
+                instance.add_run_tags(record.dagster_run.run_id, {WILL_RETRY_TAG: "false"})
         for record in under_way:
             instance.report_run_canceled(record.dagster_run, "the lake was stopped while this run was under way")
         again = sorted([*under_way, *failed], key=lambda record: record.create_timestamp)
@@ -74,7 +74,7 @@ def failed_runs(instance: DagsterInstance, since: datetime | None = None, *, pro
 
 def _retried_by_dagster(run: DagsterRun) -> bool:
     """Whether Dagster is about to run it again by itself, as it does when a run's process died."""
-    return run.tags.get(_WILL_RETRY) == "true" and "dagster/auto_retry_run_id" not in run.tags
+    return run.tags.get(WILL_RETRY_TAG) == "true" and AUTO_RETRY_RUN_ID_TAG not in run.tags
 
 
 def _work(run: DagsterRun) -> object:

@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 
 import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
 
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -26,9 +31,9 @@ def under_way(instance: dg.DagsterInstance, job: str) -> bool:
 
 def partitions_of(tags: Mapping[str, str]) -> set[str]:
     """The days that a run is for, from its tags: one, a range, or none."""
-    first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG) or tags.get(PARTITION_NAME_TAG)
     if first is None:
         return set()
-    last = tags.get("dagster/asset_partition_range_end", first)
+    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, first)
     start, end = date.fromisoformat(first), date.fromisoformat(last)
     return {(start + timedelta(number)).isoformat() for number in range((end - start).days + 1)}

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from upsell_assets.aggregates import AGGREGATES
 from upsell_assets.bronze.floors import floors_name
@@ -96,7 +97,7 @@ def upkeep(lakehouse: Lakehouse, names: Collection[str], *, dry_run: bool = Fals
     tidied = _tidy(lakehouse, names, keep, dry_run=dry_run)
     for name in names:
         if not dry_run:
-            retry_conflicts(name, lambda name=name: _tell_horizon(lakehouse.lake, name, keep))  # type: ignore[misc]
+            retry_conflicts(name, partial(_tell_horizon, lakehouse.lake, name, keep))
         yield Reclaimed(name, tidied.get(name, Tidied()), vacuum(lakehouse.lake, name, keep, dry_run=dry_run))
 
 

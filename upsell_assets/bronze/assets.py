@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from upsell_assets.automation import on_change
 from upsell_assets.bronze.ingest import Ingested, ingest
@@ -102,7 +103,7 @@ def report_retried(
     version = f"retried at {datetime.now(UTC).isoformat()}"
     for partition in sorted({landing_partition(file.day, calendar) for file in files}):
         instance.report_runless_asset_event(
-            dg.AssetMaterialization(raw_key(contract), partition=partition, tags={"dagster/data_version": version})
+            dg.AssetMaterialization(raw_key(contract), partition=partition, tags={DATA_VERSION_TAG: version})
         )
 
 

@@ -97,8 +97,8 @@ def _taken_in_before(lake: Lake, contract: Contract) -> pa.Table:
     """What the live table and its tombstones say, as changes."""
     found = [change_schema(contract).empty_table()]
     for name in (table_name(contract), tombstones_name(contract)):
-        if lake.exists(name):
-            rows = lake.rows(lake.open(name)).to_table()
+        if table := lake.find(name):
+            rows = lake.rows(table).to_table()
             if OP not in rows.column_names:
                 rows = rows.append_column(OP, pa.repeat("D", rows.num_rows))
             internal = [c for c in rows.column_names if c.startswith("_") and c not in (OP, *_ORDER)]

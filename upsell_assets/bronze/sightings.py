@@ -152,7 +152,7 @@ def sightings(
         _look_into(store, contract, file, key, found)
         if number % _TOLD == 0 or number == len(read) > _TOLD:
             progress(f"{contract.name}: looked into {number:,} of {len(read):,} raw files")
-    if contract.history and lake.exists(changes_name(contract)):
+    if contract.history:
         found.found += _kept(lake, contract, key)
     found.found = _once(found.found, _set_aside(lake, contract, key))
     return found
@@ -209,8 +209,8 @@ def _state(record: Record | None, *, waits: bool) -> tuple[State, str]:
 
 def _history_is_whole(lake: Lake, contract: Contract) -> bool:
     """Whether all that was ever accepted is kept: nothing came before the table of changes began."""
-    name = changes_name(contract)
-    return contract.history and lake.exists(name) and lake.open(name).transaction_version(ARRIVALS_SINCE) == 0
+    changes = lake.find(changes_name(contract)) if contract.history else None
+    return changes is not None and changes.transaction_version(ARRIVALS_SINCE) == 0
 
 
 def _look_into(store: ObjectStore, contract: Contract, of: _File, key: Key, found: Sightings) -> None:
@@ -281,15 +281,15 @@ def _sighted(
 
 
 def _kept(lake: Lake, contract: Contract, key: Key) -> list[Sighting]:
-    return _sighted(contract, rows_of_key(lake, contract, lake.open(changes_name(contract)), key), "accepted")
+    changes = lake.find(changes_name(contract))
+    return _sighted(contract, rows_of_key(lake, contract, changes, key), "accepted") if changes else []
 
 
 def _set_aside(lake: Lake, contract: Contract, key: Key) -> set[tuple[str, int]]:
     """Where the changes of the key lie that came too late."""
-    name = late_name(contract)
-    if not lake.exists(name):
+    if (late := lake.find(late_name(contract))) is None:
         return set()
-    rows = rows_of_key(lake, contract, lake.open(name), key)
+    rows = rows_of_key(lake, contract, late, key)
     return {(row[FILE], row[ROW]) for row in rows.to_pylist()}
 
 

@@ -145,9 +145,8 @@ def trace(
         (sighting for sighting in seen.found if sighting.state == "accepted"),
         key=lambda sighting: (str(sighting.arrived or ""), sighting.file, sighting.row),
     )
-    floors = floors_schema(contract).empty_table()
-    if lake.exists(floors_name(contract)):
-        floors = lake.rows(lake.open(floors_name(contract))).to_table()
+    ends = lake.find(floors_name(contract))
+    floors = lake.rows(ends).to_table() if ends else floors_schema(contract).empty_table()
     undeclared = [*undeclared_columns(lake, contract).values()]
     with connect() as connection:
         judged = judge(connection, contract, key, counting, floors, seen.loads, undeclared)
@@ -263,9 +262,8 @@ def _load_of(contract: Contract, file: str) -> str | None:
 
 def _live(connection: duckdb.DuckDBPyConnection, lake: Lake, contract: Contract, key: Key) -> pa.Table:
     """The rows of the key in the live table; where the changes tell a date, its files are looked into first."""
-    if not lake.exists(table_name(contract)):
+    if (table := lake.find(table_name(contract))) is None:
         return live_schema(contract).empty_table()
-    table = lake.open(table_name(contract))
     files = Files.of(table)
     found = connection.execute(f"SELECT DISTINCT epoch_us({date_of(contract, 'c')}) FROM received AS c").fetchall()
     dates = [date for (date,) in found if date is not None]
@@ -282,9 +280,9 @@ def _tombstone(
     connection: duckdb.DuckDBPyConnection, lake: Lake, contract: Contract, key: Key
 ) -> dict[str, Any] | None:
     """The newest tombstone of the key."""
-    if not lake.exists(tombstones_name(contract)):
+    if (graves := lake.find(tombstones_name(contract))) is None:
         return None
-    rows = rows_of_key(lake, contract, lake.open(tombstones_name(contract)), key)
+    rows = rows_of_key(lake, contract, graves, key)
     connection.register("tombstones", rows.append_column(OP, pa.repeat("D", rows.num_rows)))
     found = connection.sql(newest_per_key(contract, "tombstones", ())).to_arrow_table().to_pylist()
     return found[0] if found else None

@@ -13,6 +13,7 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.scheduler.instigation import SensorInstigatorData
+from dagster._core.storage.tags import PARTITION_NAME_TAG, PRIORITY_TAG
 
 from upsell_assets import automation
 from upsell_assets.capture.job import Capture
@@ -31,7 +32,7 @@ CHECK = "captured_in_time"
 _CHECK_AGAIN = timedelta(minutes=15)
 _LONGEST_WAIT = timedelta(minutes=1)
 _LONG_QUEUE = 8
-_FIRST = {"dagster/priority": "10"}
+_FIRST = {PRIORITY_TAG: "10"}
 """Before the runs that are queued: they follow from what was captured before."""
 _TRY_AGAIN_MINUTES = 10
 
@@ -125,7 +126,7 @@ def capture_sensor(
         if isinstance(seen, PermanentError):
             context.log.warning(str(seen))
         day = landing_partition(clock().date(), landing_days(lakehouse.settings))
-        due = busy or _due(seen, clock(), request.with_replaced_attrs(tags={"dagster/partition": day, **_FIRST}))
+        due = busy or _due(seen, clock(), request.with_replaced_attrs(tags={PARTITION_NAME_TAG: day, **_FIRST}))
         said = None if isinstance(seen, RetryableError) else _news(_judged(lakehouse, seen), context.cursor, clock())
         return dg.SensorResult(
             run_requests=[due] if isinstance(due, dg.RunRequest) else None,

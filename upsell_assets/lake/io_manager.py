@@ -58,7 +58,7 @@ class DeltaIOManager(dg.IOManager):
         definition = context.definition_metadata or {}
         column = definition.get(PARTITION_COLUMN)
         partitions = {str(column): context.asset_partition_keys} if column and context.has_asset_partitions else {}
-        key = str((context.definition_metadata or {}).get(KEY, "")) if partitions else ""
+        key = str(definition.get(KEY, "")) if partitions else ""
         try:
             table = self._lakehouse.lake.replace(
                 name, counted.reader, partitions=partitions, key=key.split(", ") if key else ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
@@ -25,8 +26,6 @@ from upsell_assets.runs import under_way
 
 CAPTURE = "capture"
 """The job that writes raw files, and takes them in."""
-
-DATA_VERSION = "dagster/data_version"
 
 
 def raw_key(contract: Contract) -> dg.AssetKey:
@@ -123,7 +122,7 @@ class Landed:
     def event(self, contract: Contract, partition: str) -> dg.AssetMaterialization:
         """The report of it."""
         return dg.AssetMaterialization(
-            raw_key(contract), partition=partition, metadata=self.metadata, tags={DATA_VERSION: self.version}
+            raw_key(contract), partition=partition, metadata=self.metadata, tags={DATA_VERSION_TAG: self.version}
         )
 
 
@@ -161,6 +160,6 @@ def _reported(instance: dg.DagsterInstance, contract: Contract, partitions: Coll
     if not partitions:
         return {}
     told = instance.event_log_storage.get_latest_tags_by_partition(
-        raw_key(contract), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION], [*partitions]
+        raw_key(contract), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG], [*partitions]
     )
-    return {partition: tags[DATA_VERSION] for partition, tags in told.items()}
+    return {partition: tags[DATA_VERSION_TAG] for partition, tags in told.items()}

@@ -145,9 +145,8 @@ class Ledger:
         """
 
         def attempt() -> int:
-            if not self.lake.exists(self.name):
+            if (table := self.lake.find(self.name)) is None:
                 return 0
-            table = self.lake.open(self.name)
             rows = self._sorted(table)
             versions = zip(rows["key"].to_pylist(), rows["etag"].to_pylist(), strict=True)
             gone = pa.array([version not in there for version in versions], pa.bool_())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from upsell_assets.automation import on_change
 from upsell_assets.clock import Clock, utc_now
@@ -182,7 +183,7 @@ def touched_events(days: Touched, cause: str) -> Iterator[dg.AssetMaterializatio
     for consumer, found in days.items():
         for day in sorted(found):
             yield dg.AssetMaterialization(
-                touched_key(consumer), partition=day.isoformat(), tags={"dagster/data_version": cause}
+                touched_key(consumer), partition=day.isoformat(), tags={DATA_VERSION_TAG: cause}
             )
 
 

@@ -55,7 +55,7 @@ def read_until(lake: Lake, readers: Mapping[str, Iterable[str]]) -> dict[str, in
     """
     until: dict[str, int] = {}
     for reader, sources in readers.items():
-        table = lake.open(reader) if lake.exists(reader) else None
+        table = lake.find(reader)
         for source in sources:
             if table is not None and (at := table.transaction_version(source)) is not None:
                 until[source] = min(at, until.get(source, at))

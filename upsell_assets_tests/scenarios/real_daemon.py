@@ -101,11 +101,13 @@ class RealDaemon:
                 os.killpg(process.pid, signal.SIGKILL)
         self.instance.dispose()
 
-    def settle(self) -> None:
+    def settle(self, since: int | None = None) -> None:
         """Wait until all that landed has flowed through and nothing runs; then a few looks of the sensors longer.
 
-        What is asked for once more than needed is asked for by then.
+        With a mark, first until something was asked for since. What is asked for once more than needed is so by the end.
         """
+        if since is not None:
+            self.until(lambda: self.now() > since, "something to be asked for")
         self.until(self.settled, "everything to flow through")
         ticks = time.time() + 3 * self.lakehouse.settings.sensor_seconds
         self.until(lambda: time.time() > ticks, "the sensors to look")
