@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from capture_place import Place, opened
-from capture_process import DRAINED, capturing
+from capture_process import DRAINED, LOADED, capturing
 from capture_writers import fill, writing
 from proof import CAPTURE_KILLS, HANDOVERS, LARGE, POSTGRES_KILLS
 
@@ -85,8 +85,10 @@ def test_a_killed_capture_is_made_good_by_the_next(servers: Servers) -> None:
             for kill in range(first, last + 1):
                 seed = f"{SEED} {kill}"
                 dice = random.Random(seed)
-                with writing(place.owner_dsn, seed), capturing(place):
-                    # The first one dies while it loads, later ones wherever the moment falls.
+                with writing(place.owner_dsn, seed), capturing(place) as capture:
+                    # The first one dies while it loads, the last one in the stream, others wherever the moment falls.
+                    if kill == last:
+                        capture.wait_for(LOADED)
                     time.sleep(dice.uniform(0, reach / 3 if kill == first else reach))
                 at = phase(place)
                 phases[at] += 1
