@@ -44,7 +44,7 @@ class RealDaemon:
 
     lakehouse: Lakehouse
     folder: Path
-    patience: float = 400
+    patience: float = 900
     began: float = field(default_factory=time.time)
     processes: dict[str, Process] = field(default_factory=dict)
 
