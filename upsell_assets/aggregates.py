@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 
 from upsell_assets.lake.commits import retry_conflicts
 from upsell_assets.lake.duck import parquet, quote, reader
-from upsell_assets.lake.engines import Engine, Query
+from upsell_assets.lake.engines import HOME, Cluster, Engine, Query
 from upsell_assets.lake.files import OldFile, column_types, exchange, root_of, write_rows
 from upsell_assets.lake.sql import SqlFile, load_sql, parse_query
 from upsell_assets.lake.tables import Lake
@@ -117,6 +117,8 @@ def _refresh(lake: Lake, engine: Engine, aggregate: Aggregate, silver: Mapping[s
     events = _Silver(engine, tables)
     if target and days is not None and not _is_most(target, days):
         _update(lake, target, aggregate, events, sorted(days), tokens)
+    elif cluster := engine.cluster(whole := Query(aggregate.sql.tree, tables=tables)):
+        target = _rebuild_by_cluster(lake, cluster, target, aggregate, events, whole, tokens)
     else:
         target = _rebuild(lake, target, aggregate, events, tokens)
     return target
@@ -142,6 +144,14 @@ class _Silver:
         if LINES in sql.tables:
             relations[LINES] = self._run(Query(_OF_CARTS, {}, relations, self.tables))
         return self._run(Query(sql.tree, {}, relations))
+
+    def homes(self) -> pa.Table:
+        """For each day that has events the number of the file that it goes to."""
+        numbers, rows = {}, 0
+        for day, count in self._counts(_EVER).items():
+            numbers[day] = rows // FILE_ROWS
+            rows += count
+        return pa.table({DAY: pa.array(numbers.keys(), pa.date32()), HOME: pa.array(numbers.values(), pa.int32())})
 
     def spans(self, days: Iterable[date] | None = None) -> Iterator[Span]:
         """These days, or all that have events, in spans of about `SPAN_ROWS` transactions; near days share one."""
@@ -203,6 +213,23 @@ def _rebuild(
         exchange(target, added, _Files.of(target).old(), tokens)
     else:  # only another query has other columns
         exchange(target, added, [], tokens, shape=shape)
+    return target
+
+
+def _rebuild_by_cluster(
+    lake: Lake,
+    cluster: Cluster,
+    target: DeltaTable | None,
+    aggregate: Aggregate,
+    silver: _Silver,
+    query: Query,
+    tokens: dict[str, int],
+) -> DeltaTable:
+    shape = cluster.schema(query)
+    target = target or lake.open_or_create(aggregate.name, shape)
+    added = [file for _, file in cluster.write(target, query, homes=(DAY, silver.homes()))]
+    same = column_types(target) == column_types(shape.empty_table())
+    exchange(target, added, _Files.of(target).old() if same else [], tokens, shape=None if same else shape)
     return target
 
 
@@ -268,20 +295,23 @@ def _followed(
     lake: Lake, files: _Files, silver: _Silver, daily: SqlFile, running: SqlFile, new: pa.Table, spans: list[Span]
 ) -> tuple[pa.Table, _Gone]:
     """The rows, from the first of these days on, of all customers that these days know now or knew before."""
-    columns = ", ".join(f"r.{quote(name)}" for name in new.column_names)
+    names = ", ".join(map(quote, new.column_names))
     within = f"EXISTS (SELECT 1 FROM spans AS g WHERE r.{DAY} BETWEEN g.first AND g.last)"
+    touched = [files.paths[number] for number in files.overlapping(spans)]
     with reader(lake) as connection:
         connection.register("new", new)
         connection.register("spans", _span_table(spans))
-        source = parquet(files.paths) if files.paths else "new"
+        there = lake.data.rows(lake, connection, touched, new.schema, [CUSTOMER, DAY])
         connection.execute(
             f"CREATE TEMP TABLE customers AS SELECT {CUSTOMER} FROM new UNION "
-            f"SELECT {CUSTOMER} FROM {source} AS r WHERE {within}"
+            f"SELECT {CUSTOMER} FROM {there} AS r WHERE {within}"
         )
         customers = connection.sql("FROM customers").to_arrow_table()
+        known = lake.data.rows(
+            lake, connection, files.paths, new.schema, new.column_names, keys="customers", on=(CUSTOMER,)
+        )
         lives = connection.sql(
-            f"SELECT {columns} FROM {source} AS r SEMI JOIN customers USING ({CUSTOMER}) WHERE NOT {within} "
-            f"UNION ALL SELECT {columns} FROM new AS r"
+            f"SELECT {names} FROM {known} AS r WHERE NOT {within} UNION ALL SELECT {names} FROM new"
         ).to_arrow_table()
     first = spans[0][0]
     rows = silver.engine.run(Query(running.tree, {}, {daily.name: lives})).read_all()

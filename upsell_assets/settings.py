@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     )
     engine: Literal["duckdb", "spark"] = Field("duckdb", description="What runs the SQL: duckdb or spark.")
     spark_master: str = Field("local[2]", description="Master URL of the Spark engine.")
+    spark_min_files: int = Field(
+        16, ge=0, description="Files from which on a step is Spark's; of fewer DuckDB makes shorter work, beside it."
+    )
 
     first_day: date | None = Field(
         None, description="First dtRef with a partition; `upsell up` sets it from its data. Unset: 2020-01-01."

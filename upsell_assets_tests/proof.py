@@ -123,9 +123,18 @@ TOUCHED = Claim(
     500,
     "daily/test_daily_touched.py::test_touched_dt_refs_alone_keep_every_table_equal_to_a_rebuild",
 )
+ON_SPARK = Claim(
+    "The same where Spark reads and writes the files",
+    "random histories into tables whose every step is Spark's, tidied at the end",
+    "histories",
+    5,
+    100,
+    "spark/test_spark_law.py::test_any_arrival_gives_what_the_oracle_says",
+)
 CLAIMS = (
     RULE,
     TABLES,
+    ON_SPARK,
     KILLS,
     TWO_WRITERS,
     FOUR_WRITERS,

@@ -11,6 +11,7 @@ Everything here is an expression over rows; nothing reads or writes a table, so 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import date, datetime
 
 import pyarrow as pa
 
@@ -180,6 +181,28 @@ def below_floor(contract: Contract) -> str:
         f"SELECT {keys}, f.* FROM {rows} AS r CROSS JOIN floor AS f WHERE {older}"
         for rows in ("live_rows", "tombstone_rows")
     )
+
+
+def may_be_below(contract: Contract, row: str, floor: tuple[datetime | None, object]) -> str:
+    """Condition that all rows meet which lie below a floor (its modified_date and change_seq), and few of its own load.
+
+    Simple enough for any engine to read few rows by it; `below_floor` decides.
+    """
+    moment, sequence = (_literal(value) for value in floor)
+    first, value = (MODIFIED, moment) if contract.order[0] == "modified_date" else (SEQUENCE, sequence)
+    of_load = (
+        f"coalesce(starts_with({row}.{FILE}, {text(full_load_prefix(contract))}), false) AND "
+        f"{row}.{MODIFIED} IS NOT DISTINCT FROM {moment} AND {row}.{SEQUENCE} IS NOT DISTINCT FROM {sequence}"
+    )
+    return f"({row}.{first} IS NULL OR {row}.{first} <= {value}) AND NOT ({of_load})"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"TIMESTAMPTZ {text(value.isoformat())}"
+    if isinstance(value, date):
+        return f"DATE {text(value.isoformat())}"
+    return "NULL" if value is None else text(value) if isinstance(value, str) else str(value)
 
 
 def settled(contract: Contract, columns: Iterable[str], *, keys_differ: bool = False, floored: bool = True) -> str:

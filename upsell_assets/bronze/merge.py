@@ -20,6 +20,7 @@ from upsell_assets.bronze.law import (
     below_floor,
     canonical_text,
     judged,
+    may_be_below,
     newest_floor,
     place_terms,
     same_key,
@@ -41,7 +42,7 @@ from upsell_assets.bronze.write import append, constant, staged_rows, touched_pa
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import retry_conflicts
-from upsell_assets.lake.duck import parquet, quote, reader, text
+from upsell_assets.lake.duck import quote, reader, text
 from upsell_assets.lake.tables import Lake, UnknownTableError
 from upsell_assets.raw.files import FILE, MODIFIED, OP, SEQUENCE, Position, order_fields
 from upsell_assets.raw.landing import full_load_prefix
@@ -131,14 +132,14 @@ def _merge_once(
         floors = read_floors(lake, contract)
         connection.register("floors", floors)
         clock.end("open")
-        differ = _changes(connection, contract, changes, files, graves, floored=floors.num_rows > 0)
+        differ = _changes(lake, connection, contract, changes, files, graves, floored=floors.num_rows > 0)
         doubled, tied = [], 0
         if not differ and changes is not None:
             columns = _source_columns(connection, "changes")
             doubled = _doubled(connection, contract, columns)
             tied = _tied(connection, contract, columns) if _unsequenced(contract, changes) else 0
         clock.end("reduce")
-        probed = probe(connection, contract, files, graves, pa.schema(live.schema().to_arrow()))
+        probed = probe(lake, connection, contract, files, graves, pa.schema(live.schema().to_arrow()))
         late = _too_late(connection, contract, expired_before(tombstones))
         clock.end("probe")
         buried = _judge(connection, contract)
@@ -176,6 +177,7 @@ def _merge_once(
 
 
 def _changes(
+    lake: Lake,
     connection: duckdb.DuckDBPyConnection,
     contract: Contract,
     batch: pa.Table | None,
@@ -193,7 +195,7 @@ def _changes(
     if batch is not None:
         connection.register("received", batch)
     else:
-        _all_keys(connection, contract, live, graves)
+        _old_keys(lake, connection, contract, live, graves)
         connection.execute(f"CREATE TEMP VIEW received AS {below_floor(contract)}")
     differ = keys_differ(connection, contract, "received")
     newest = settled(contract, _source_columns(connection, "received"), keys_differ=differ, floored=floored)
@@ -204,13 +206,17 @@ def _changes(
     return differ
 
 
-def _all_keys(connection: duckdb.DuckDBPyConnection, contract: Contract, live: Files, graves: Files) -> None:
-    """Make the relations `live_rows` and `tombstone_rows`: keys and order of all there are."""
-    names = [*(quote(name) for name in contract.key), *(field.name for field in order_fields(contract))]
-    connection.register("no_rows", tombstone_schema(contract).empty_table())
+def _old_keys(
+    lake: Lake, connection: duckdb.DuckDBPyConnection, contract: Contract, live: Files, graves: Files
+) -> None:
+    """Make the relations `live_rows` and `tombstone_rows`: keys and order of all that may lie below the floor."""
+    names = [*contract.key, *(field.name for field in order_fields(contract))]
+    [floor] = connection.execute(f"SELECT {MODIFIED}, {SEQUENCE} FROM floor").fetchall()
     for relation, files in (("live_rows", live), ("tombstone_rows", graves)):
-        source = parquet(files.paths) if files.paths else "no_rows"
-        connection.execute(f"CREATE TEMP VIEW {relation} AS SELECT {', '.join(names)} FROM {source}")
+        rows = lake.data.rows(
+            lake, connection, files.paths, tombstone_schema(contract), names, where=may_be_below(contract, "r", floor)
+        )
+        connection.execute(f"CREATE TEMP VIEW {relation} AS SELECT * EXCLUDE (filename) FROM {rows}")
 
 
 def _too_late(connection: duckdb.DuckDBPyConnection, contract: Contract, horizon: datetime | None) -> pa.Table:

@@ -6,7 +6,6 @@ which bound the merge. Not here: the law (`law`) and the commits (`merge`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import duckdb
@@ -14,9 +13,10 @@ import pyarrow as pa
 
 from upsell_assets.bronze.law import beats, newest_per_key, position_terms, same_key
 from upsell_assets.bronze.layout import DATE, Files
-from upsell_assets.bronze.tables import INGESTED, VERSION
+from upsell_assets.bronze.tables import INGESTED, VERSION, tombstone_schema
 from upsell_assets.contracts import Contract
-from upsell_assets.lake.duck import parquet, quote, text
+from upsell_assets.lake.duck import quote, text
+from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import FILE, OP, order_fields
 from upsell_assets.raw.landing import full_load_prefix
 
@@ -34,7 +34,12 @@ class Probed:
 
 
 def probe(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, live: Files, tombstones: Files, shape: pa.Schema
+    lake: Lake,
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    live: Files,
+    tombstones: Files,
+    shape: pa.Schema,
 ) -> Probed:
     """Make the relations `live`, `tombstones` and `candidates` from `changes`, one row a key, with its `_date`.
 
@@ -46,22 +51,22 @@ def probe(
     connection.register("shape", shape.empty_table())
     _keys(connection, contract)
     order = [*contract.key, *(field.name for field in order_fields(contract))]
-    _of_keys(connection, "tombstones", contract, tombstones.paths, f"{_columns(order)}, 'D' AS {OP}")
-    date = f", r.{DATE}" if contract.immutable_date else ""
-    lying = f"{_columns([*order, OP])}{date}, r.filename AS path"
+    table = _Table(lake, connection, contract, tombstone_schema(contract))
+    table.of_keys("tombstones", tombstones.paths, order, f"* EXCLUDE (filename), 'D' AS {OP}")
+    table = _Table(lake, connection, contract, shape)
+    lying, file = [*order, OP, *([DATE] if contract.immutable_date else [])], "* EXCLUDE (filename), filename AS path"
     if contract.immutable_date is None:
         read = live.paths
-        _of_keys(connection, "candidates", contract, _with_keys(connection, contract, read, "keys"), lying)
+        table.of_keys("candidates", table.holding(read, "keys"), lying, file)
     else:
         read = _paths_by_date(connection)
-        _of_keys(connection, "candidates", contract, read, lying)
+        table.of_keys("candidates", read, lying, file)
         if len(read) < len(live.paths) and _missing(connection, contract):
             others = sorted(set(live.paths) - set(read))
-            holding = _with_keys(connection, contract, others, "missing")
-            _of_keys(connection, "elsewhere", contract, holding, lying, "missing")
+            table.of_keys("elsewhere", table.holding(others, "missing"), lying, file, "missing")
             connection.execute("INSERT INTO candidates SELECT * FROM elsewhere")
             read = live.paths
-    _live(connection, contract, shape)
+    _live(table)
     return Probed(len(read), _touched(connection), _moved(connection, contract))
 
 
@@ -112,19 +117,20 @@ def _missing(connection: duckdb.DuckDBPyConnection, contract: Contract) -> bool:
     return missing.fetchone() != (0,)
 
 
-def _live(connection: duckdb.DuckDBPyConnection, contract: Contract, shape: pa.Schema) -> None:
+def _live(table: _Table) -> None:
     """Make `live`, one row a key."""
+    connection, contract = table.connection, table.contract
     pairs = zip(position_terms(contract, "c"), position_terms(contract, "l"), strict=True)
     same_place = " AND ".join(f"{left} = {right}" for left, right in pairs)
     tied = connection.execute(
         "CREATE TEMP TABLE tied AS SELECT l.* FROM candidates AS l "
         f"SEMI JOIN changes AS c ON {same_key(contract, 'c', 'l')} AND {same_place}"
     )
-    columns = [name for name in shape.names if not name.startswith("_")]
+    columns = [name for name in table.shape.names if not name.startswith("_")]
     versions = "SELECT * FROM shape UNION ALL BY NAME SELECT * EXCLUDE (path) FROM candidates AS l"
     if tied.fetchone() != (0,):
         paths = [path for (path,) in connection.execute("SELECT DISTINCT path FROM tied").fetchall()]
-        _of_keys(connection, "tied_rows", contract, paths, f"r.* EXCLUDE (filename, {INGESTED}, {VERSION})", "tied")
+        table.of_keys("tied_rows", paths, None, f"* EXCLUDE (filename, {INGESTED}, {VERSION})", "tied")
         versions += (
             f" ANTI JOIN tied_rows AS r ON {same_key(contract, 'l', 'r')} UNION ALL BY NAME SELECT * FROM tied_rows"
         )
@@ -149,27 +155,27 @@ def _moved(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[tu
     ).fetchall()
 
 
-def _with_keys(connection: duckdb.DuckDBPyConnection, contract: Contract, paths: list[str], keys: str) -> list[str]:
-    """Those of many files that have any of the keys: of the others no other column is read."""
-    _of_keys(connection, "held", contract, paths, "r.filename AS path", keys)
-    return [path for (path,) in connection.execute("SELECT DISTINCT path FROM held").fetchall()]
+@dataclass(frozen=True)
+class _Table:
+    """A table whose files are searched for the keys of a batch."""
 
+    lake: Lake
+    connection: duckdb.DuckDBPyConnection
+    contract: Contract
+    shape: pa.Schema
 
-def _of_keys(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    contract: Contract,
-    paths: list[str],
-    columns: str,
-    keys: str = "keys",
-) -> None:
-    """Make a relation of the rows of files whose key is among `keys`."""
-    rows = parquet(paths) if paths else "(SELECT *, NULL::VARCHAR AS filename FROM shape)"
-    connection.execute(
-        f"CREATE TEMP TABLE {name} AS SELECT {columns} FROM {rows} AS r "
-        f"SEMI JOIN {keys} AS k ON {same_key(contract, 'r', 'k')}"
-    )
+    def of_keys(
+        self, name: str, paths: list[str], columns: list[str] | None, selected: str, keys: str = "keys"
+    ) -> None:
+        """Make a relation of the rows of files whose key is among `keys`."""
+        rows = self.lake.data.rows(
+            self.lake, self.connection, paths, self.shape, columns, keys=keys, on=self.contract.key
+        )
+        self.connection.execute(f"CREATE TEMP TABLE {name} AS SELECT {selected} FROM {rows}")
 
-
-def _columns(names: Iterable[str]) -> str:
-    return ", ".join(f"r.{quote(name)}" for name in names)
+    def holding(self, paths: list[str], keys: str) -> list[str]:
+        """Those of many files that have any of the keys: of the others no other column is read."""
+        if not self.lake.data.keys_first:
+            return paths
+        self.of_keys("held", paths, [*self.contract.key], "DISTINCT filename", keys)
+        return [path for (path,) in self.connection.execute("FROM held").fetchall()]

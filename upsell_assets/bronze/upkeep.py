@@ -23,8 +23,7 @@ from upsell_assets.bronze.write import grouped, old_files
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import commit_properties, retry_conflicts
-from upsell_assets.lake.duck import parquet, reader, text
-from upsell_assets.lake.files import NewFile, exchange, write_files
+from upsell_assets.lake.files import NewFile, exchange
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import MODIFIED
 
@@ -127,8 +126,11 @@ def _rewrite(lake: Lake, table: DeltaTable, files: pa.Table, limit: int) -> int:
     """
     partition = partition_of(table, files["part"][0].as_py())
     dated = files["first"].null_count == 0
-    queries = _by_date(lake, files, limit) if dated else [_all_of(group.paths) for group in grouped(files, limit)]
-    added = write_files(lake, table, [NewFile(query, partition) for query in queries])
+    if dated:
+        new = _by_date(lake, files, limit, partition)
+    else:
+        new = [NewFile(kept=group.paths, partition=partition) for group in grouped(files, limit)]
+    added = lake.data.write(lake, table, new)
     try:
         exchange(table, added, old_files(table, files), changes=False)
     except CommitFailedError:
@@ -136,23 +138,14 @@ def _rewrite(lake: Lake, table: DeltaTable, files: pa.Table, limit: int) -> int:
     return int(files.num_rows)
 
 
-def _all_of(paths: list[str], where: str = "true") -> str:
-    return f"SELECT * EXCLUDE (filename) FROM {parquet(paths)} WHERE {where}"
-
-
-def _by_date(lake: Lake, files: pa.Table, limit: int) -> list[str]:
-    """Queries of the files' rows, each of a stretch of time, with about so many rows."""
+def _by_date(lake: Lake, files: pa.Table, limit: int, partition: dict[str, str]) -> list[NewFile]:
+    """Files of these ones' rows, each of a stretch of time, with about so many rows."""
     paths = files["path"].to_pylist()
     pieces = -(-(pc.sum(files["rows"]).as_py()) // limit)
-    shares = ", ".join(f"{number / pieces}" for number in range(1, pieces))
-    with reader(lake) as connection:
-        [(cuts,)] = connection.execute(
-            f"SELECT list_sort(list_distinct(quantile_disc({DATE}, [{shares}]::DOUBLE[]))) FROM {parquet(paths)}"
-        ).fetchall()
-    ends = [None, *(text(cut.isoformat()) for cut in cuts), None]
+    cuts = lake.data.quantiles(lake, paths, DATE, pieces)
     return [
-        _all_of(paths, f"{DATE} > {first or text('-infinity')} AND {DATE} <= {last or text('infinity')}")
-        for first, last in pairwise(ends)
+        NewFile(kept=paths, within=(DATE, first, last), partition=partition)
+        for first, last in pairwise([None, *cuts, None])
     ]
 
 

@@ -22,8 +22,8 @@ from upsell_assets.bronze.layout import DATE, MONTH, Files, month_of, partition_
 from upsell_assets.bronze.tables import WRITTEN
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.commits import commit_properties
-from upsell_assets.lake.duck import parquet, quote
-from upsell_assets.lake.files import NewFile, OldFile, exchange, write_files
+from upsell_assets.lake.duck import quote
+from upsell_assets.lake.files import NewFile, OldFile, exchange
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import FILE, MODIFIED, ROW, SEQUENCE
 
@@ -83,7 +83,7 @@ def write(
     old = files.table.filter(pc.is_in(files.table["path"], pa.array(touched, pa.string())))
     limit = files.rows_per_file()
     new = list(_new_files(contract, grouped(old, limit), _stamped(staged, live), limit))
-    exchange(live, write_files(lake, live, new), old_files(live, old), tokens)
+    exchange(live, lake.data.write(lake, live, new), old_files(live, old), tokens)
 
 
 def grouped(files: pa.Table, limit: int) -> list[Group]:
@@ -108,18 +108,16 @@ def _new_files(contract: Contract, groups: list[Group], staged: pa.Table, limit:
     home = _homes(contract, groups, staged, limit)
     for number, group in enumerate(groups):
         mine = rows.filter(pc.and_(pc.equal(home, number), pc.invert(deleted)))
-        kept = f"SELECT r.* EXCLUDE (filename) FROM {parquet(group.paths)} AS r ANTI JOIN keys AS k"
-        yield _file(contract, group.part, mine, f"({kept} ON {same_key(contract, 'r', 'k')}) UNION ALL BY NAME ", keys)
+        yield NewFile(mine, group.paths, keys, partition=_partition(contract, group.part))
     others = rows.filter(pc.and_(pc.is_null(home), pc.invert(deleted)))
     for part in pc.unique(_parts(contract, others)).to_pylist():
         of_part = others.filter(pc.equal(_parts(contract, others), part))
         for first in range(0, of_part.num_rows, limit):
-            yield _file(contract, part, of_part.slice(first, limit))
+            yield NewFile(of_part.slice(first, limit), partition=_partition(contract, part))
 
 
-def _file(contract: Contract, part: str, rows: pa.Table, kept: str = "", keys: pa.Table | None = None) -> NewFile:
-    relations = {"batch": rows, **({"keys": keys} if keys is not None else {})}
-    return NewFile(f"{kept}SELECT * FROM batch", {MONTH: part} if contract.immutable_date else {}, relations)
+def _partition(contract: Contract, part: str) -> dict[str, str]:
+    return {MONTH: part} if contract.immutable_date else {}
 
 
 def _homes(contract: Contract, groups: list[Group], staged: pa.Table, limit: int) -> pa.ChunkedArray | pa.Array:

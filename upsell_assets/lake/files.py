@@ -43,17 +43,39 @@ WRITERS = 3
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file to write.
+    """A file to write: what it takes over from files of the table, and rows of its own.
 
     Attributes:
-        rows: query whose columns are some of the table's; those that are missing are null.
+        rows: its own, in some of the table's columns; those that are missing are null. None: it has none.
+        kept: the files, with their folder, whose rows it takes over.
+        gone: keys, in the columns of the key, of rows that it does not take over. One of several files is gone in all.
+        within: a column, and the moments (excluded, included; None: no bound) between which it lies in what is kept.
         partition: values of the partition columns.
-        relations: what the query reads by name.
     """
 
-    rows: str
+    rows: pa.Table | None = None
+    kept: Sequence[str] = ()
+    gone: pa.Table | None = None
+    within: tuple[str, datetime | None, datetime | None] | None = None
     partition: Mapping[str, str] = field(default_factory=dict)
-    relations: Mapping[str, pa.Table] = field(default_factory=dict)
+
+    @property
+    def query(self) -> str:
+        """Its rows, for DuckDB, over the relations `own` and `gone`."""
+        found = ["SELECT * FROM own"] if self.rows is not None else []
+        if self.kept:
+            kept = f"SELECT r.* EXCLUDE (filename) FROM {parquet(self.kept)} AS r"
+            if self.gone is not None:
+                same = " AND ".join(f"r.{quote(name)} = g.{quote(name)}" for name in self.gone.column_names)
+                kept += f" ANTI JOIN gone AS g ON {same}"
+            found.append(f"{kept} WHERE {self._bounds()}")
+        return " UNION ALL BY NAME ".join(found)
+
+    def _bounds(self) -> str:
+        column, first, last = self.within or ("", None, None)
+        after = [f"r.{quote(column)} > TIMESTAMPTZ {text(first.isoformat())}"] if first else []
+        until = [f"r.{quote(column)} <= TIMESTAMPTZ {text(last.isoformat())}"] if last else []
+        return " AND ".join([*after, *until]) or "true"
 
 
 @dataclass(frozen=True)
@@ -112,7 +134,10 @@ def column_types(rows: DeltaTable | pa.Table) -> dict[str, str]:
 
 
 def write_files(lake: Lake, table: DeltaTable, new: Sequence[NewFile]) -> list[AddAction]:
-    """Write files beside those of a table; no reader sees them before `exchange` names them. None for no rows."""
+    """Write files beside those of a table, by DuckDB; no reader sees them before `exchange` names them.
+
+    None for no rows.
+    """
     with ThreadPoolExecutor(WRITERS) as pool:
         written = pool.map(lambda file: _write(lake, table, file), new)
         return [action for action in written if action]
@@ -141,6 +166,11 @@ def write_rows(lake: Lake, table: DeltaTable, parts: Iterable[tuple[Mapping[str,
 
     with ThreadPoolExecutor(WRITERS) as pool:
         return list(pool.map(write, parts))
+
+
+def rows_in(files: Iterable[AddAction]) -> int:
+    """How many rows files have that were written."""
+    return sum(json.loads(file.stats)["numRecords"] for file in files if file.stats)
 
 
 def exchange(
@@ -181,9 +211,10 @@ def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:
     columns = ", ".join(quote(column) for column in shape.names if column not in file.partition)
     with reader(lake) as connection:
         connection.register("shape", shape.empty_table())
-        for relation, rows in file.relations.items():
-            connection.register(relation, rows)
-        query = f"SELECT {columns} FROM (SELECT * FROM shape UNION ALL BY NAME {file.rows})"
+        for relation, rows in (("own", file.rows), ("gone", file.gone)):
+            if rows is not None:
+                connection.register(relation, rows)
+        query = f"SELECT {columns} FROM (SELECT * FROM shape UNION ALL BY NAME {file.query})"
         path = text(f"{root_of(table)}/{name}")
         found = connection.execute(f"COPY ({query}) TO {path} ({FORMAT}, RETURN_STATS)")
         [(_, count, size, _, statistics, _)] = found.fetchall()

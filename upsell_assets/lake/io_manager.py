@@ -7,7 +7,7 @@ event log: a materialization is a claim about the object store, not the object s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import dagster as dg
@@ -20,7 +20,7 @@ from upsell_assets.lake.engines import Query
 from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import table_metadata
-from upsell_assets.lake.portions import run_by_portions
+from upsell_assets.lake.portions import Counted, replace_by_query
 from upsell_assets.retries import RETRIES, tried_again
 
 IO_MANAGER = "delta_io_manager"
@@ -54,21 +54,27 @@ class DeltaIOManager(dg.IOManager):
 
     def _write(self, context: dg.OutputContext, obj: Rows) -> None:
         name = ".".join(context.asset_key.path)
-        counted = _Counted(self._reader(obj))
         definition = context.definition_metadata or {}
         column = definition.get(PARTITION_COLUMN)
         partitions = {str(column): context.asset_partition_keys} if column and context.has_asset_partitions else {}
         key = str(definition.get(KEY, "")) if partitions else ""
         try:
-            table = self._lakehouse.lake.replace(
-                name, counted.reader, partitions=partitions, key=key.split(", ") if key else ()
-            )
+            table, rows = self._replace(name, obj, partitions, key.split(", ") if key else [])
         except DoubledKeysError as error:
             report_doubled(context.step_context.instance, error)
             raise
         sql = obj.sql if isinstance(obj, Query) else None
         told = table_metadata(self._lakehouse, table, definition, sql)
-        context.add_output_metadata({"rows_written": counted.rows, **told})
+        context.add_output_metadata({"rows_written": rows, **told})
+
+    def _replace(
+        self, name: str, rows: Rows, partitions: Mapping[str, Sequence[str]], key: Sequence[str]
+    ) -> tuple[DeltaTable, int]:
+        """Write rows in the place of partitions, or of the table; how many there were."""
+        if isinstance(rows, Query):
+            return replace_by_query(self._lakehouse.engine, name, rows, partitions, key)
+        counted = Counted(rows.to_reader() if isinstance(rows, pa.Table) else rows)
+        return self._lakehouse.lake.replace(name, counted.reader, partitions=partitions, key=key), counted.rows
 
     def load_input(self, context: dg.InputContext) -> object:
         """Hand over a table: lazily as a `Query`, or as the input's annotation asks (Arrow table, reader, DeltaTable).
@@ -94,11 +100,6 @@ class DeltaIOManager(dg.IOManager):
             return self._lakehouse.engine.run(query)
         return self._lakehouse.engine.run(query).read_all() if wanted is pa.Table else query
 
-    def _reader(self, rows: Rows) -> pa.RecordBatchReader:
-        if isinstance(rows, Query):
-            return run_by_portions(self._lakehouse.engine, rows)
-        return rows.to_reader() if isinstance(rows, pa.Table) else rows
-
 
 def _earlier_attempts(context: dg.OutputContext) -> int:
     """How many attempts of the step failed before; outside of a run nobody makes another one."""
@@ -106,16 +107,3 @@ def _earlier_attempts(context: dg.OutputContext) -> int:
         return context.step_context.previous_attempt_count
     except dg.DagsterInvariantViolationError:
         return RETRIES
-
-
-class _Counted:
-    """A reader that counts the rows which pass."""
-
-    def __init__(self, source: pa.RecordBatchReader) -> None:
-        self.rows = 0
-        self.reader = pa.RecordBatchReader.from_batches(source.schema, self._pass(source))
-
-    def _pass(self, source: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        for batch in source:
-            self.rows += batch.num_rows
-            yield batch

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
+from sqlglot import exp
 
 from upsell_assets.errors import PermanentError
-from upsell_assets.lake.duck import parquet, quote, reader
 from upsell_assets.lake.files import root_of
+from upsell_assets.lake.sql import parse_query
 
 if TYPE_CHECKING:
     from upsell_assets.lake.tables import Lake
@@ -75,7 +76,7 @@ def doubled_in_table(lake: Lake, table: DeltaTable, key: Sequence[str]) -> Keys:
             with_part = dict(zip((name for name in columns if name in key), values, strict=True))
             found += [
                 tuple(with_part.get(name, dict(zip(own, row, strict=True)).get(name)) for name in key)
-                for row in _several(lake, paths, own)
+                for row in doubled_in_files(lake, pa.schema(table.schema().to_arrow()), paths, own)
             ]
         if len(found) >= SHOWN:
             break
@@ -91,16 +92,20 @@ def _parts(table: DeltaTable, columns: list[str]) -> Iterable[tuple[tuple[object
     return sorted(parts.items(), key=repr)
 
 
-def _several(lake: Lake, paths: list[str], key: Sequence[str]) -> Keys:
-    names, rows = ", ".join(map(quote, key)), parquet(paths)
-    with reader(lake) as connection:
-        # Of hashes first: they are small, and hardly any comes twice.
-        connection.execute(
-            f"CREATE TEMP TABLE twice AS SELECT hash({names}) AS h FROM {rows} GROUP BY h HAVING count(*) > 1"
-        )
-        if connection.execute("SELECT count(*) FROM twice").fetchone() == (0,):
-            return []
-        return connection.execute(
-            f"SELECT {names} FROM {rows} SEMI JOIN twice ON hash({names}) = h GROUP BY {names} HAVING count(*) > 1 "
-            f"ORDER BY ALL LIMIT {SHOWN}"
-        ).fetchall()
+def doubled_in_files(lake: Lake, shape: pa.Schema, paths: Sequence[str], key: Sequence[str]) -> Keys:
+    """Keys (at most `SHOWN`) of several rows of files, of a table of that shape."""
+    if not paths:
+        return []
+    columns = ", ".join(exp.column(name, "r", quoted=True).sql("spark") for name in key)
+    # By hashes first: they are small, and hardly any comes twice.
+    found = lake.data.ask(
+        lake,
+        paths,
+        pa.schema([shape.field(name) for name in key]),
+        parse_query(
+            f"SELECT {columns} FROM rows AS r WHERE HASH({columns}) IN "
+            f"(SELECT HASH({columns}) FROM rows AS r GROUP BY 1 HAVING COUNT(*) > 1) "
+            f"GROUP BY {columns} HAVING COUNT(*) > 1 ORDER BY {columns} LIMIT {SHOWN}"
+        ),
+    )
+    return [tuple(row.values()) for row in found.to_pylist()]

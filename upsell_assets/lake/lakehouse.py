@@ -63,7 +63,7 @@ class Lakehouse:
     @cached_property
     def lake(self) -> Lake:
         """The Delta tables in the bucket."""
-        return Lake.of(self.store)
+        return self.engine.lake
 
     @cached_property
     def engine(self) -> Engine:

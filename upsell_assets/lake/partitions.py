@@ -6,7 +6,7 @@ what a table is, and tables that are replaced whole (`tables`); which rows they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import date
 from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING
@@ -18,10 +18,11 @@ from deltalake.transaction import AddAction
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties
-from upsell_assets.lake.files import OldFile, exchange, folder_of, write_rows
-from upsell_assets.lake.keys import DoubledKeysError, doubled
+from upsell_assets.lake.files import OldFile, column_types, exchange, folder_of, root_of, rows_in, write_rows
+from upsell_assets.lake.keys import DoubledKeysError, Keys, doubled, doubled_in_files
 
 if TYPE_CHECKING:
+    from upsell_assets.lake.engines import Cluster, Query
     from upsell_assets.lake.tables import Lake
 
 PORTION_ROWS = 100_000
@@ -48,17 +49,12 @@ def replace_partitions(
         DoubledKeysError: several rows have one `key` (which names the partition columns, too); nothing was replaced.
         CommitFailedError: somebody else committed since the table was opened; nothing was replaced.
     """
-    columns = list(partitions)
-    wanted = set(product(*([_text(value) for value in values] for values in partitions.values())))
+    columns, wanted = list(partitions), _wanted(partitions)
     _fit(name, table, rows.schema)
     added = []
     for portion in _portions(rows):
         parts = list(_by_partition(portion, columns))
-        if outside := {values for values, _ in parts} - wanted:
-            raise PermanentError(
-                f"{name}: expected rows of the partitions that are replaced only, found some of "
-                f"{' and '.join(', '.join(values) for values in sorted(outside)[:3])}. Nothing was replaced."
-            )
+        _none_outside(name, {values for values, _ in parts}, wanted)
         own = [column for column in key if column not in columns]
         _one_row_a_key(name, columns, key, {values: part.select(own) for values, part in parts} if key else {})
         added += write_rows(lake, table, ((dict(zip(columns, values, strict=True)), part) for values, part in parts))
@@ -67,14 +63,71 @@ def replace_partitions(
     exchange(table, added, _held(table, columns, wanted), tokens)
 
 
+def replace_by_cluster(
+    lake: Lake,
+    name: str,
+    cluster: Cluster,
+    query: Query,
+    partitions: Mapping[str, Iterable[date | str]],
+    key: Sequence[str] = (),
+) -> tuple[DeltaTable, int]:
+    """As `replace_partitions`, or without partitions the whole table; the rows never come to this process.
+
+    Returns:
+        The table, and how many rows were written.
+
+    Raises:
+        PermanentError, DoubledKeysError, CommitFailedError: as `replace_partitions`.
+    """
+    schema, columns = cluster.schema(query), list(partitions)
+    table = lake.open_or_create(name, schema, partition_by=tuple(columns))
+    if columns:
+        _fit(name, table, schema)
+    written = cluster.write(table, query, by=columns)
+    parts: dict[Values, list[AddAction]] = {}
+    for found, file in written:
+        file.partition_values = {column: found[column] for column in columns}
+        parts.setdefault(tuple(str(found[column]) for column in columns), []).append(file)
+    added = [file for _, file in written]
+    if not columns:
+        shape = None if column_types(table) == column_types(schema.empty_table()) else schema
+        exchange(table, added, _held(table, [], {()}) if shape is None else [], shape=shape)
+        return table, rows_in(added)
+    _none_outside(name, parts.keys(), wanted := _wanted(partitions))
+    own = [column for column in key if column not in columns]
+    for values, files in parts.items() if key else ():
+        paths = [f"{root_of(table)}/{file.path}" for file in files]
+        several: Keys = doubled_in_files(lake, schema, paths, own) if own else [()] * (rows_in(files) > 1)
+        if several:
+            _refuse(name, columns, key, values, several)
+    exchange(table, added, _held(table, columns, wanted))
+    return table, rows_in(added)
+
+
+def _wanted(partitions: Mapping[str, Iterable[date | str]]) -> set[Values]:
+    return set(product(*([_text(value) for value in values] for values in partitions.values())))
+
+
+def _none_outside(name: str, found: Set[Values], wanted: set[Values]) -> None:
+    if outside := found - wanted:
+        raise PermanentError(
+            f"{name}: expected rows of the partitions that are replaced only, found some of "
+            f"{' and '.join(', '.join(values) for values in sorted(outside)[:3])}. Nothing was replaced."
+        )
+
+
 def _one_row_a_key(name: str, columns: list[str], key: Sequence[str], parts: Mapping[Values, pa.Table]) -> None:
     """Refuse rows of partitions, of which the key's own columns are given, where one key has several."""
     own = [column for column in key if column not in columns]
     for values, rows in parts.items():
         if found := doubled(rows, own):
-            part = dict(zip(columns, values, strict=True))
-            keys = [tuple({**part, **dict(zip(own, row, strict=True))}[column] for column in key) for row in found]
-            raise DoubledKeysError(name, key, keys)
+            _refuse(name, columns, key, values, found)
+
+
+def _refuse(name: str, columns: list[str], key: Sequence[str], values: Values, found: Keys) -> None:
+    own, part = [column for column in key if column not in columns], dict(zip(columns, values, strict=True))
+    keys = [tuple({**part, **dict(zip(own, row, strict=True))}[column] for column in key) for row in found]
+    raise DoubledKeysError(name, key, keys)
 
 
 def _of_several_files(

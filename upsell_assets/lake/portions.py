@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from upsell_assets.lake.engines import Engine, Query
-from upsell_assets.lake.partitions import PORTION_ROWS
+from upsell_assets.lake.partitions import PORTION_ROWS, replace_by_cluster
 from upsell_assets.lake.sql import DTREFS
 
 FIRST_DAYS = 2
@@ -16,6 +17,36 @@ FIRST_DAYS = 2
 
 MOST_DAYS = 16
 """However few rows they have: what is joined and counted for them may be much."""
+
+
+def replace_by_query(
+    engine: Engine, name: str, query: Query, partitions: Mapping[str, Sequence[str]], key: Sequence[str] = ()
+) -> tuple[DeltaTable, int]:
+    """Replace the named partitions of a table by the rows of a query; without any, the whole table.
+
+    Returns:
+        The table, and how many rows were written.
+
+    Raises:
+        UnknownTableError, PermanentError, DoubledKeysError, CommitFailedError: as `Engine.run` and `Lake.replace`.
+    """
+    if cluster := engine.cluster(query):
+        return replace_by_cluster(engine.lake, name, cluster, query, partitions, key)
+    counted = Counted(run_by_portions(engine, query))
+    return engine.lake.replace(name, counted.reader, partitions=partitions, key=key), counted.rows
+
+
+class Counted:
+    """A reader that counts the rows which pass."""
+
+    def __init__(self, source: pa.RecordBatchReader) -> None:
+        self.rows = 0
+        self.reader = pa.RecordBatchReader.from_batches(source.schema, self._pass(source))
+
+    def _pass(self, source: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        for batch in source:
+            self.rows += batch.num_rows
+            yield batch
 
 
 def run_by_portions(engine: Engine, query: Query) -> pa.RecordBatchReader:

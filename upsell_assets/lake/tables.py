@@ -7,7 +7,7 @@ partitions. Not here: what is merged into a table (`bronze`, `silver`) or how SQ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties
+from upsell_assets.lake.data import DataFiles, DuckFiles
 from upsell_assets.lake.files import folder_of
 from upsell_assets.lake.partitions import replace_partitions
 
@@ -60,22 +61,25 @@ class VersionGoneError(PermanentError):
 class Lake:
     """The root of all tables.
 
-    `options` gives the storage options of this moment (credentials refresh), `files` the filesystem at the root.
+    `options` gives the storage options of this moment (credentials refresh), `files` the filesystem at the root; `data`
+    reads and writes the data files of tables.
     """
 
     root: str
     options: Callable[[], dict[str, str]]
     files: Callable[[], pafs.FileSystem]
+    data: DataFiles = field(default_factory=DuckFiles)
 
     @classmethod
-    def of(cls, store: ObjectStore) -> Lake:
+    def of(cls, store: ObjectStore, data: DataFiles | None = None) -> Lake:
         """The lake in a bucket."""
-        return cls(f"s3://{store.bucket}", store.delta_options, store.arrow_files)
+        return cls(f"s3://{store.bucket}", store.delta_options, store.arrow_files, data or DuckFiles())
 
     @classmethod
-    def at(cls, folder: Path) -> Lake:
+    def at(cls, folder: Path, data: DataFiles | None = None) -> Lake:
         """A lake in a folder of this machine."""
-        return cls(str(folder), dict, lambda: pafs.SubTreeFileSystem(str(folder), pafs.LocalFileSystem()))
+        files = pafs.SubTreeFileSystem(str(folder), pafs.LocalFileSystem())
+        return cls(str(folder), dict, lambda: files, data or DuckFiles())
 
     def uri(self, name: str) -> str:
         """Where the table `layer.schema.table` lies."""

@@ -71,7 +71,7 @@ def vacuum(lake: Lake, name: str, keep: timedelta, *, dry_run: bool = False) -> 
     gone = {path: there[path] for path in named if path in there}
     if dry_run:
         return Deleted(len(gone), 0, sum(gone.values()))
-    _delete(lake, name, gone)
+    _delete(lake, table, gone)
     log = {path: size for path, size in there.items() if path.startswith("_delta_log/")}
     table.cleanup_metadata()
     for path in _sizes(lake, f"{folder_of(table)}/_delta_log"):
@@ -85,9 +85,14 @@ def _sizes(lake: Lake, folder: str) -> dict[str, int]:
     return {info.path.removeprefix(f"{folder}/"): info.size for info in found if info.is_file}
 
 
-def _delete(lake: Lake, name: str, paths: Iterable[str]) -> None:
+def delete_files(lake: Lake, table: DeltaTable, folder: str) -> None:
+    """Delete all that lies in a folder below a table."""
+    _delete(lake, table, [f"{folder}/{path}" for path in _sizes(lake, f"{folder_of(table)}/{folder}")])
+
+
+def _delete(lake: Lake, table: DeltaTable, paths: Iterable[str]) -> None:
     # Not by Arrow, which leaves an empty object in the place of a folder that it empties.
-    storage = DeltaStorageHandler(lake.uri(name), lake.options())
+    storage = DeltaStorageHandler(table.table_uri, lake.options())
 
     def delete(path: str) -> None:
         with suppress(FileNotFoundError):  # somebody else was faster

@@ -6,12 +6,14 @@ follow from a day (`touched`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 
 import pyarrow as pa
 
 from upsell_assets.lake.duck import connect, reader
-from upsell_assets.lake.files import rows_of
+from upsell_assets.lake.files import root_of, rows_of
+from upsell_assets.lake.sql import parse_query
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import LOCAL_ZONE
 from upsell_assets.silver.difference import Difference
@@ -39,7 +41,10 @@ def event_days(lake: Lake, now: datetime, change: Difference | None = None) -> E
             times = f"SELECT idTransacao, dtTransacao FROM ({rows_of(connection, 'held', table)})"
         else:
             times = "SELECT '' AS idTransacao, NULL::TIMESTAMPTZ AS dtTransacao WHERE false"
-        if change is not None:
+        if change is not None and change.whole:
+            connection.register("new", change.new)
+            times = "SELECT dtTransacao FROM new"
+        elif change is not None:
             connection.register("old", change.old)
             connection.register("new", change.new)
             times = (
@@ -65,10 +70,15 @@ def transaction_days(change: Difference, now: datetime | None = None) -> set[dat
 def line_days(lake: Lake, change: Difference, now: datetime | None = None) -> tuple[set[date], int]:
     """The days of the transactions whose product lines changed, and the version in which these were looked up.
 
-    A transaction that is not there has no day yet; -1 is the version of a table that was not there.
+    A transaction that is not there has no day yet; -1 is the version of a table that was not there. Lines that are all
+    made anew are of any day that has transactions.
     """
     if (table := lake.find(TRANSACTIONS)) is None:
         return set(), -1
+    if change.whole:
+        paths = [f"{root_of(table)}/{path}" for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+        ends = ends_of_days(lake, pa.schema(table.schema().to_arrow()), "dtTransacao", paths)
+        return _days([ends["dtTransacao"]], now), table.version()
     with reader(lake) as connection:
         connection.register("old", change.old)
         connection.register("new", change.new)
@@ -77,6 +87,25 @@ def line_days(lake: Lake, change: Difference, now: datetime | None = None) -> tu
             "SEMI JOIN (SELECT idTransacao FROM old UNION SELECT idTransacao FROM new) USING (idTransacao)"
         ).to_arrow_table()
     return _days([found["dtTransacao"]], now), table.version()
+
+
+def ends_of_days(lake: Lake, shape: pa.Schema, column: str, paths: Sequence[str]) -> pa.Table:
+    """The first and the last moment of each local day, of files of a table of that shape."""
+    shape = pa.schema([shape.field(column)])
+    if not paths:
+        return shape.empty_table()
+    day = f"CAST(FROM_UTC_TIMESTAMP(r.{column}, '{LOCAL_ZONE.key}') AS DATE)"
+    found = lake.data.ask(
+        lake,
+        paths,
+        shape,
+        parse_query(
+            f"SELECT MIN(r.{column}) AS first, MAX(r.{column}) AS last FROM rows AS r "
+            f"WHERE r.{column} IS NOT NULL GROUP BY {day}"
+        ),
+    )
+    both = pa.chunked_array([*found["first"].chunks, *found["last"].chunks], shape.field(column).type)
+    return pa.table({column: both})
 
 
 def _days(columns: list[pa.ChunkedArray], now: datetime | None) -> set[date]:
@@ -94,6 +123,9 @@ def _days(columns: list[pa.ChunkedArray], now: datetime | None) -> set[date]:
 
 def flag_since(change: Difference) -> date | None:
     """The earliest day from which some customer's e-mail flag differs between the old and the new history."""
+    if change.whole:
+        days = _days([change.old["dtInicio"], change.new["dtInicio"]], None)
+        return min(days, default=None)
     with connect() as connection:
         connection.register("old", change.old)
         connection.register("new", change.new)

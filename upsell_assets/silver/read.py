@@ -7,6 +7,7 @@ are looked up that were deleted. Not here: what becomes of the rows (the `.sql` 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
@@ -38,18 +39,24 @@ def touched_rows(
     """
     contract = table.contract
     assert contract is not None
-    versioned = {name: source for name, source in sources.items() if name != floors_name(contract)}
+    versioned = {name: opened for name, opened in sources.items() if name != floors_name(contract)}
+    key = quote(table.source_key)
     with reader(lake) as connection:
-        for number, (name, source) in enumerate(versioned.items()):
-            _show(connection, number, source, since[name] if since else None)
-        key = quote(table.source_key)
-        news = " UNION ".join(f"SELECT {key} FROM news_{number}" for number, _ in enumerate(versioned))
-        if since is not None:
-            connection.execute(f"CREATE TEMP TABLE touched AS {news}")
-        rows = _all_changes(key, since) if table.from_changes else _current_rows(connection, contract, key, since)
-        found = connection.sql(rows).to_arrow_table()
         if since is None:
-            return found, None
+            for number, opened in enumerate(versioned.values()):
+                _show(connection, number, opened)
+            rows = "FROM source_0" if table.from_changes else _all_current(connection, contract, key)
+            return connection.sql(rows).to_arrow_table(), None
+        read = [_Source(lake, connection, f"{number}", table) for number, table in enumerate(versioned.values())]
+        for name, source in zip(versioned, read, strict=True):
+            source.show_news(since[name])
+        news = " UNION ".join(f"SELECT {key} FROM news_{source.number}" for source in read)
+        connection.execute(f"CREATE TEMP TABLE touched AS {news}")
+        if table.from_changes:
+            rows = f"SELECT * FROM ({read[0].of_keys('touched', table.source_key)})"
+        else:
+            rows = _current_rows(contract, read, table.source_key)
+        found = connection.sql(rows).to_arrow_table()
         return found, connection.sql(f"SELECT {key} AS {quote(table.key[0])} FROM touched").to_arrow_table()
 
 
@@ -58,47 +65,75 @@ def current_rows(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Silve
     contract = table.contract
     assert contract is not None
     for number, name in enumerate((table_name(contract), tombstones_name(contract))):
-        _show(connection, number, lake.open(name, target.transaction_version(name)), None)
-    connection.execute(
-        f"CREATE TEMP VIEW current AS {_current_rows(connection, contract, quote(table.source_key), None)}"
-    )
+        _show(connection, number, lake.open(name, target.transaction_version(name)))
+    rows = _all_current(connection, contract, quote(table.source_key))
+    connection.execute(f"CREATE TEMP VIEW current AS {rows}")
 
 
-def _show(connection: duckdb.DuckDBPyConnection, number: int, source: DeltaTable, since: int | None) -> None:
-    """Make a table readable as `source_<number>`, and what is newer in it as `news_<number>`."""
+def _show(connection: duckdb.DuckDBPyConnection, number: int, source: DeltaTable) -> None:
+    """Make a table readable as `source_<number>`."""
     relation = f"source_{number}"
     connection.execute(f"CREATE TEMP VIEW {relation} AS {rows_of(connection, relation, source)}")
-    if since is None:
-        connection.execute(f"CREATE TEMP VIEW news_{number} AS FROM {relation}")
-        return
-    files = Files.of(source).table
-    paths = [
-        path
-        for path, newest in zip(files["path"].to_pylist(), files["newest"].to_pylist(), strict=True)
-        if newest is None or newest > since
-    ]
-    news = rows_of(connection, f"news_{number}", source, paths)
-    connection.execute(f"CREATE TEMP TABLE news_{number} AS SELECT * FROM ({news}) WHERE {VERSION} > {since}")
 
 
-def _all_changes(key: str, since: Versions | None) -> str:
-    return "FROM source_0" if since is None else f"FROM source_0 SEMI JOIN touched USING ({key})"
+@dataclass(frozen=True)
+class _Source:
+    """A table of which a part is read: what is new in it, and the rows of some keys."""
 
+    lake: Lake
+    connection: duckdb.DuckDBPyConnection
+    number: str
+    table: DeltaTable
 
-def _current_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, key: str, since: Versions | None) -> str:
-    """Live rows, without those that a tombstone is newer than: silver may run between bronze's two commits."""
-    if since is None:
-        connection.execute("CREATE TEMP VIEW live AS FROM source_0")
-        connection.execute("CREATE TEMP VIEW graves AS SELECT *, 'D' AS _op FROM source_1")
-    else:
-        # A key that was buried, and of which no newer row lives, may still have its old one.
-        old = f"(SELECT {key} FROM news_1 EXCEPT SELECT {key} FROM news_0)"
-        found = f"SELECT * FROM source_0 WHERE {key} IN {old}"
-        some = connection.execute(f"SELECT EXISTS (FROM {old})").fetchone() == (True,)
-        connection.execute(f"CREATE TEMP TABLE live AS FROM news_0{f' UNION ALL {found}' if some else ''}")
-        connection.execute(
-            f"CREATE TEMP TABLE graves AS SELECT *, 'D' AS _op FROM source_1 SEMI JOIN touched USING ({key})"
+    def show_news(self, since: int) -> None:
+        """Make what is newer than a version readable as `news_<number>`."""
+        files = Files.of(self.table).table
+        paths = [
+            path
+            for path, newest in zip(files["path"].to_pylist(), files["newest"].to_pylist(), strict=True)
+            if newest is None or newest > since
+        ]
+        rows = self._rows(paths, where=f"r.{VERSION} > {since}")
+        self.connection.execute(f"CREATE TEMP TABLE news_{self.number} AS {rows}")
+
+    def of_keys(self, keys: str, key: str) -> str:
+        """Query: the rows whose key is among those of a relation."""
+        return self._rows(Files.of(self.table).paths, keys=keys, on=(key,))
+
+    def _rows(
+        self, paths: list[str], *, keys: str | None = None, on: tuple[str, ...] = (), where: str | None = None
+    ) -> str:
+        """Query: rows in all columns of the table; what a file does not have of them is null."""
+        shape = pa.schema(self.table.schema().to_arrow())
+        self.connection.register(f"shape_{self.number}", shape.empty_table())
+        rows = self.lake.data.rows(self.lake, self.connection, paths, shape, keys=keys, on=on, where=where)
+        names = ", ".join(map(quote, shape.names))
+        return (
+            f"SELECT {names} FROM (SELECT * FROM shape_{self.number} UNION ALL BY NAME "
+            f"SELECT * EXCLUDE (filename) FROM {rows})"
         )
+
+
+def _all_current(connection: duckdb.DuckDBPyConnection, contract: Contract, key: str) -> str:
+    connection.execute("CREATE TEMP VIEW live AS FROM source_0")
+    connection.execute("CREATE TEMP VIEW graves AS SELECT *, 'D' AS _op FROM source_1")
+    return _without_dead(connection, contract, key)
+
+
+def _current_rows(contract: Contract, sources: list[_Source], key: str) -> str:
+    live, graves = sources
+    connection, quoted = live.connection, quote(key)
+    # A key that was buried, and of which no newer row lives, may still have its old one.
+    connection.execute(f"CREATE TEMP TABLE old AS SELECT {quoted} FROM news_1 EXCEPT SELECT {quoted} FROM news_0")
+    some = connection.execute("SELECT EXISTS (FROM old)").fetchone() == (True,)
+    found = f" UNION ALL {live.of_keys('old', key)}" if some else ""
+    connection.execute(f"CREATE TEMP TABLE live AS FROM news_0{found}")
+    connection.execute(f"CREATE TEMP TABLE graves AS SELECT *, 'D' AS _op FROM ({graves.of_keys('touched', key)})")
+    return _without_dead(connection, contract, quoted)
+
+
+def _without_dead(connection: duckdb.DuckDBPyConnection, contract: Contract, key: str) -> str:
+    """Query: live rows, without those that a tombstone is newer than: silver may run between bronze's two commits."""
     columns = [name for name in connection.sql("SELECT * FROM live LIMIT 0").columns if not name.startswith("_")]
     later = newer(order_terms(contract, "t", ()), order_terms(contract, "l", columns), or_equal=True)
     return (

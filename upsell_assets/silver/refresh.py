@@ -31,6 +31,7 @@ from upsell_assets.raw.landing import full_load_prefix
 from upsell_assets.silver import changed, events
 from upsell_assets.silver.difference import Difference
 from upsell_assets.silver.read import touched_rows
+from upsell_assets.silver.rebuild import rebuild
 from upsell_assets.silver.tables import SilverTable
 from upsell_assets.silver.write import difference_to_held, gone, write
 
@@ -39,7 +40,10 @@ CODE = "code_version"
 
 @dataclass
 class Refreshed:
-    """What a refresh did; `sources` are the versions that the table now stands for."""
+    """What a refresh did; `sources` are the versions that the table now stands for.
+
+    Of a table that a cluster made anew, all rows are upserts.
+    """
 
     upserts: int = 0
     deletes: int = 0
@@ -83,6 +87,16 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
     if target and known == {**sources, CODE: code}:
         return Refreshed(version=target.version(), sources=sources)
     since = _since(table, known, sources) if known.get(CODE) == code else None
+    tokens = {**sources, CODE: code}
+    if since is None and (cluster := engine.cluster(whole := _whole(table, tables))):
+
+        def tell(change: Difference, version: int) -> None:
+            if before_commit:
+                before_commit(change)
+            _note_days(lake, table, version, change)
+
+        count, version = rebuild(lake, cluster, table, whole, target, tokens, tell)
+        return Refreshed(count, 0, version, sources)
     rows, keys = touched_rows(lake, table, since, tables) if table.contract else (None, None)
     new = engine.run(_query(lake, table, rows, tables)).read_all()
     if found := doubled(new, table.key):
@@ -93,19 +107,18 @@ def _refresh_once(lake: Lake, engine: Engine, table: SilverTable, before_commit:
             f"though {table.sql.path.name} is the same. Nothing was written. Was the table altered by other hands? Delete "
             "it, and it is made anew."
         )
-    difference, files = difference_to_held(lake, target, table.key, new, keys)
+    difference, lying = difference_to_held(lake, target, table.key, new, keys)
     if before_commit and (difference.old.num_rows or difference.new.num_rows):
         before_commit(difference)
     if target is None:
         target = lake.open_or_create(table.name, new.schema)
     _note_days(lake, table, target.version() + 1, difference)
-    tokens = {**sources, CODE: code}
     if since is None and column_types(target) != column_types(new):
         # Only another query has other columns: all rows are written anew.
         properties = commit_properties(tokens)
         write_deltalake(target, new, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
     else:
-        write(lake, target, table.key, difference, files, tokens)
+        write(lake, target, table.key, difference, lying, tokens)
     return Refreshed(difference.new.num_rows, gone(table.key, difference), target.version(), sources)
 
 
@@ -161,6 +174,12 @@ def _sources(lake: Lake, table: SilverTable) -> dict[str, DeltaTable]:
     # The live table first: see bronze.merge.
     live = {table_name(table.contract): lake.open(table_name(table.contract))}
     return live | {tombstones_name(table.contract): lake.open(tombstones_name(table.contract))}
+
+
+def _whole(table: SilverTable, sources: dict[str, DeltaTable]) -> Query:
+    """All rows of a table, from all there is."""
+    params = history_params(table.contract) if table.contract and table.from_changes else {}
+    return Query(table.sql.tree, params, tables=sources)
 
 
 def _query(lake: Lake, table: SilverTable, rows: pa.Table | None, sources: dict[str, DeltaTable]) -> Query:

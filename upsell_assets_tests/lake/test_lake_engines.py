@@ -18,7 +18,7 @@ from run_sql import INSTANT, PACKAGE, run, silver, sql_file
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.engines import Engine, Query, open_engine
-from upsell_assets.lake.engines.spark import JAVA, java_version
+from upsell_assets.lake.engines.spark_session import JAVA, java_version
 from upsell_assets.lake.sql import DTREFS, parse_query
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake, UnknownTableError
@@ -54,7 +54,7 @@ def engine(request: pytest.FixtureRequest, services: Running, store: ObjectStore
     if request.param == "spark" and (java_version() or 0) < JAVA:
         pytest.skip(f"needs Java {JAVA} or newer: skipped because java was not found, or is older")
     setting = {"embedded": "duckdb", "spark": "spark"}[request.param]
-    opened = open_engine(services.settings.model_copy(update={"engine": setting}), store)
+    opened = open_engine(services.settings.model_copy(update={"engine": setting, "spark_min_files": 0}), store)
     yield opened
     opened.close()
 

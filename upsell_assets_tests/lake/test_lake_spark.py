@@ -11,19 +11,18 @@ import pytest
 from pydantic import SecretStr
 
 from upsell_assets.lake.engines import open_engine
-from upsell_assets.lake.engines.spark import JAVA, java_version, s3a_options, spark_config
+from upsell_assets.lake.engines.spark_session import JAVA, java_version, s3a_options, spark_config
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.settings import Settings
 
-QUERY = """
+START = """
 from upsell_assets.errors import PermanentError
-from upsell_assets.lake.engines import Query, open_engine
-from upsell_assets.lake.sql import parse_query
+from upsell_assets.lake.engines import open_engine
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.settings import load_settings
 settings = load_settings()
 try:
-    open_engine(settings, ObjectStore.from_settings(settings)).run(Query(parse_query("SELECT 1 AS x")))
+    open_engine(settings, ObjectStore.from_settings(settings)).spark.session
 except PermanentError as error:
     print(error)
 """
@@ -71,7 +70,7 @@ print(type(engine).__name__, sorted({"pyspark", "py4j", "dagster_pyspark"} & sys
 
 
 def test_without_java_the_first_query_says_what_is_missing(tmp_path: Path) -> None:
-    said = said_by(QUERY, tmp_path, PATH=str(tmp_path), JAVA_HOME="")
+    said = said_by(START, tmp_path, PATH=str(tmp_path), JAVA_HOME="")
 
     assert said == (
         "the Spark engine needs Java 17 or newer, and none was found. Install it and let JAVA_HOME name its folder, "
@@ -85,7 +84,7 @@ def test_an_older_java_is_named(tmp_path: Path) -> None:
     java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_292\"' >&2\nexit 1\n")
     java.chmod(0o755)
 
-    said = said_by(QUERY, tmp_path, JAVA_HOME=str(tmp_path))
+    said = said_by(START, tmp_path, JAVA_HOME=str(tmp_path))
 
     assert "needs Java 17 or newer, and Java 8 was found" in said
 
@@ -97,7 +96,7 @@ def test_an_older_java_is_named(tmp_path: Path) -> None:
 def test_jars_that_cannot_be_had_are_named(tmp_path: Path) -> None:
     (tmp_path / "spark-defaults.conf").write_text("spark.jars.ivySettings /no/such/file.xml\n")
 
-    said = said_by(QUERY, tmp_path, SPARK_CONF_DIR=str(tmp_path))
+    said = said_by(START, tmp_path, SPARK_CONF_DIR=str(tmp_path))
 
     assert "did not start on local[2]" in said
     assert "io.delta:delta-spark_4.2_2.13:4.4.0" in said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.duck import quote, reader, register
-from upsell_assets.lake.engines import Capabilities, Query
+from upsell_assets.lake.engines import Query
 from upsell_assets.lake.files import rows_of
 from upsell_assets.lake.sql import render_duckdb, source_tables
 from upsell_assets.lake.tables import Lake
@@ -24,7 +24,6 @@ class EmbeddedEngine:
     """One lake, one in-memory DuckDB connection per query."""
 
     lake: Lake
-    capabilities: Capabilities = field(default=Capabilities(writes=True), init=False)
 
     def run(self, query: Query) -> pa.RecordBatchReader:
         """See `Engine.run`."""
@@ -56,6 +55,9 @@ class EmbeddedEngine:
             register(connection, name, self.lake.rows(table))
         else:
             connection.execute(f"CREATE TEMP VIEW {quote(name)} AS {rows_of(connection, name, table)}")
+
+    def cluster(self, query: Query) -> None:
+        """There is none."""
 
     def close(self) -> None:
         """Nothing is held between queries."""
