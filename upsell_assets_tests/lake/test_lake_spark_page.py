@@ -25,4 +25,6 @@ def test_the_policy_names_our_prefixes_and_gives_nothing_else() -> None:
     assert whole["Resource"] == "arn:aws:s3:::BUCKET"
     assert all(action.startswith(("s3:List", "s3:Get")) for action in whole["Action"])
     assert set(objects["Resource"]) == {f"arn:aws:s3:::BUCKET/{layer}/*" for layer in layers}
-    assert not [action for action in objects["Action"] if "*" in action or action.endswith(("Acl", "Version", "Policy"))]
+    assert not [
+        action for action in objects["Action"] if "*" in action or action.endswith(("Acl", "Version", "Policy"))
+    ]
