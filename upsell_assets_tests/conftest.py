@@ -9,9 +9,12 @@ from uuid import uuid4
 
 import pytest
 
+from upsell_assets.lake.engines.spark import JAVA, java_version
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.tables import Lake
 from upsell_assets.services.embedded import Running, embedded
+from upsell_assets.services.spark_cluster import Size, SparkCluster
+from upsell_assets.services.state import State
 from upsell_assets.settings import Settings
 
 OpenLakehouse = Callable[..., Lakehouse]
@@ -46,6 +49,20 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The embedded services, as long as the tests run."""
     with embedded(Settings(home=tmp_path_factory.mktemp("services") / "home")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
+    """A Spark cluster of two workers, as long as the tests run; a driver is a process with its `environment()`."""
+    if (java_version() or 0) < JAVA:
+        pytest.skip(f"needs Java {JAVA} or newer: skipped because java was not found, or is older")
+    state = State.open(tmp_path_factory.mktemp("cluster") / "home")
+    cluster = SparkCluster(state)
+    with state.lock():
+        cluster.start(Size(workers=2, cores=1, memory_mb=1024))
+    yield cluster
+    with state.lock():
+        cluster.stop()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from upsell_assets.cli import bronze, capture, contract, dms, lake, lineage, quarantine, source, why
+from upsell_assets.cli import bronze, capture, cluster, contract, dms, lake, lineage, quarantine, source, why
 from upsell_assets.cli.common import HELP
 from upsell_assets.errors import UpsellError
 
@@ -28,6 +28,7 @@ for commands in (lake, source, capture, bronze, lineage, why):
 app.add_typer(contract.app, name="contract")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(dms.app, name="dms")
+app.add_typer(cluster.app, name="cluster")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 

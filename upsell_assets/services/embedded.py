@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.services.object_store import ObjectStoreServer
 from upsell_assets.services.postgres import SUPERUSER, PostgresServer
+from upsell_assets.services.spark_cluster import SparkCluster
 from upsell_assets.services.state import State
 from upsell_assets.services.supervisor import SUPERVISOR, end_leftovers
 from upsell_assets.settings import EMBEDDED_BUCKET, Settings
@@ -84,7 +85,7 @@ def embedded(settings: Settings) -> Iterator[Running]:
 
 
 def stop_all(settings: Settings) -> list[str]:
-    """Stop a running lake: its supervised processes first, then the services; the names of what ran.
+    """Stop a running lake: its supervised processes first, a Spark cluster, then the services; the names of what ran.
 
     Raises:
         RetryableError: the running `upsell up` does not end.
@@ -103,6 +104,7 @@ def stop_all(settings: Settings) -> list[str]:
             )
     with state.lock():
         end_leftovers(state)
+        SparkCluster(state).stop()
         _stop(state)
     return names
 

@@ -6,6 +6,7 @@ Here belongs what the operating system knows. What the lake remembers of its pro
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.03
 _AGAIN_SECONDS = 30
 # A port was taken after it had been chosen; processes of a killed PostgreSQL are still ending.
-_MAY_PASS = ("could not bind IPv4 address", "address already in use", "pre-existing shared memory block")
+_MAY_PASS = ("could not bind ipv4 address", "address already in use", "pre-existing shared memory block")
 
 # A Popen that is dropped while its process lives warns, and nobody reaps the process when it ends.
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -59,6 +60,12 @@ class Process:
     def wait(self, seconds: float) -> bool:
         """Wait until it has ended, at most so many seconds; whether it has."""
         return wait_until(lambda: not self.alive, seconds)
+
+    def kill_group(self) -> None:
+        """Kill the process and the rest of its group, if anything is left of it."""
+        with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies only is not permitted
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait(5)
 
 
 def launch(
@@ -158,7 +165,7 @@ def start_server(
         if process.alive:
             raise RetryableError(f"{name}: did not answer within {seconds:.0f} s. Try again; see {log}.")
         reason = tail(log, start=start)
-        if not any(text in reason for text in _MAY_PASS):
+        if not any(text in reason.lower() for text in _MAY_PASS):
             raise PermanentError(f"{name}: did not start: {reason}. See {log}.")
         if time.monotonic() > given_up:
             raise RetryableError(f"{name}: did not start: {reason}. Try again; see {log}.")

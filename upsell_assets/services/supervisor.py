@@ -113,7 +113,7 @@ class Supervisor:
         for process in reversed(self._children.values()):
             process.signal(signal.SIGTERM, group=True)
             wait_until(lambda process=process: self._hurry or not process.alive, _STOP_SECONDS)  # type: ignore[misc]
-            _kill_group(process)
+            process.kill_group()
         with self._state.lock():
             end_leftovers(self._state, patient=not self._hurry)
             self._state.forget(SUPERVISOR)
@@ -142,19 +142,12 @@ def end_leftovers(state: State, *, patient: bool = True) -> None:
             process.signal(signal.SIGTERM)
         wait_until(lambda: not any(process.alive for process in left + marked), _STOP_SECONDS)
     for process in left:
-        _kill_group(process)
+        process.kill_group()
     for process in _marked(state.home):
         process.signal(signal.SIGKILL)
         process.wait(5)
     for name in recorded:
         state.forget(name)
-
-
-def _kill_group(process: Process) -> None:
-    """Kill the process and the rest of its group, if anything is left of it."""
-    with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies only is not permitted
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(5)
 
 
 def _marked(home: Path) -> list[Process]:
