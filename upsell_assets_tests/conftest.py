@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from upsell_assets.lake.engines.spark import JAVA, java_version
+from upsell_assets.lake.engines.spark_session import JAVA, java_version
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.tables import Lake
 from upsell_assets.services.embedded import Running, embedded

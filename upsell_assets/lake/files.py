@@ -24,6 +24,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from upsell_assets.lake.commits import commit_properties
 from upsell_assets.lake.duck import parquet, quote, reader, text
+from upsell_assets.lake.properties import check_writable
 
 if TYPE_CHECKING:
     from upsell_assets.lake.tables import Lake
@@ -188,7 +189,9 @@ def exchange(
 
     Raises:
         CommitFailedError: somebody else committed since the table was opened; the table is as the other one left it.
+        PermanentError: another program has changed the table to one that the lake must not write.
     """
+    check_writable(folder_of(table).replace("/", "."), table)
     now = time.time_ns() // 1_000_000
     new = [replace(action, data_change=changes) for action in added]
     # As the log spells it; the library encodes a folder's name once more.

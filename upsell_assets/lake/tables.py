@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties
 from upsell_assets.lake.data import DataFiles, DuckFiles
 from upsell_assets.lake.files import folder_of
 from upsell_assets.lake.partitions import replace_partitions
+from upsell_assets.lake.properties import check_readable, refused_at_open
 
 if TYPE_CHECKING:
     from upsell_assets.lake.store import ObjectStore
@@ -96,9 +97,10 @@ class Lake:
         Raises:
             UnknownTableError: no such table.
             VersionGoneError: the pinned version is older than what is kept.
+            PermanentError: another program has changed the table to one that the embedded engine does not read.
         """
         try:
-            return DeltaTable(self.uri(name), version=version, storage_options=self.options())
+            table = DeltaTable(self.uri(name), version=version, storage_options=self.options())
         except TableNotFoundError as error:
             if version is not None and self.exists(name):
                 raise VersionGoneError(
@@ -106,6 +108,12 @@ class Lake:
                     "a newer one."
                 ) from error
             raise UnknownTableError(f"{name}: no such table in {self.root} yet.") from error
+        except DeltaError as error:
+            if refused := refused_at_open(name, error):
+                raise refused from error
+            raise
+        check_readable(name, table)
+        return table
 
     def find(self, name: str) -> DeltaTable | None:
         """The table at its newest version, if there is one."""

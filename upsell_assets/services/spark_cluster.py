@@ -1,7 +1,7 @@
 """A Spark cluster on this machine: a standalone master and its workers, for tests and to try the Spark engine on.
 
 Here: the processes, their ports, and the configuration by which they and the drivers that use them find each other.
-Not here: Spark sessions (`lake.engines.spark`), and clusters that somebody else runs (docs/spark.md). No other command
+Not here: Spark sessions (`lake.engines.spark_session`), and clusters that somebody else runs (docs/spark.md). No other command
 starts or stops a cluster but `upsell cluster`, `upsell down` and `upsell reset`.
 
 Who could let the cluster run a program runs it as this user. So nothing listens beyond the loopback interface, and master,
@@ -182,7 +182,7 @@ class SparkCluster:
         return Size(**json.loads(file.read_bytes())) if file.exists() else None
 
     def _require_java(self) -> None:
-        from upsell_assets.lake.engines.spark import JAVA, java_version
+        from upsell_assets.lake.engines.spark_session import JAVA, java_version
 
         version = java_version()
         if version is None or version < JAVA:

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from upsell_assets.lake.engines.spark import PACKAGES
+from upsell_assets.lake.engines.spark_session import PACKAGES
 from upsell_assets.model.registry import Registry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "spark.md").read_text(encoding="utf-8")

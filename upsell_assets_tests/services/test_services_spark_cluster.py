@@ -397,7 +397,7 @@ def test_the_user_s_own_defaults_hold_where_the_cluster_says_nothing(
     with state.lock():
         cluster.start(SMALL)
 
-    from upsell_assets.lake.engines.spark import spark_config
+    from upsell_assets.lake.engines.spark_session import spark_config
 
     monkeypatch.setenv("SPARK_CONF_DIR", str(cluster.conf))
     config = spark_config(Settings(home=state.home, spark_master=cluster.url))

@@ -1,4 +1,4 @@
-"""One Spark session for all tests of this folder; every step is Spark's, however few files it concerns."""
+"""Sessions of a Spark cluster of two workers; every step is Spark's, however few files it concerns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from upsell_assets.lake.engines.spark_session import JAVA, Spark, java_version, s3a_options, spark_config
+from upsell_assets.lake.engines.spark_session import Spark, s3a_options, spark_config
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.services.embedded import Running
+from upsell_assets.services.spark_cluster import SparkCluster
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -23,10 +24,12 @@ def store(services: Running) -> ObjectStore:
     return store
 
 
-@pytest.fixture(scope="session")
-def spark(services: Running, store: ObjectStore) -> Iterator[Spark]:
-    if (java_version() or 0) < JAVA:
-        pytest.skip(f"needs Java {JAVA} or newer: skipped because java was not found, or is older")
-    session = Spark(spark_config(services.settings), s3a_options(store), min_files=0)
-    yield session
-    session.close()
+@pytest.fixture(scope="module")
+def spark(services: Running, store: ObjectStore, cluster: SparkCluster) -> Iterator[Spark]:
+    """Of a module, since other modules of the same process have sessions of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_CONF_DIR", str(cluster.conf))
+        settings = services.settings.model_copy(update={"spark_master": cluster.url})
+        session = Spark(spark_config(settings), s3a_options(store), min_files=0)
+        yield session
+        session.close()
