@@ -36,8 +36,6 @@ from features_workload import LAST_DTREF, fill_silver, wrong_features
 from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.table import Table
-from upsell_assets.services.spark_cluster import Size, SparkCluster
-from upsell_assets.services.state import State
 
 from upsell_assets.aggregates import AGGREGATES
 from upsell_assets.bronze.merge import merge
@@ -52,6 +50,8 @@ from upsell_assets.lake.engines.spark_session import Spark, spark_config
 from upsell_assets.lake.portions import replace_by_query
 from upsell_assets.lake.sql import bind, load_sql, source_tables, to_spark
 from upsell_assets.lake.tables import Lake
+from upsell_assets.services.spark_cluster import Size, SparkCluster
+from upsell_assets.services.state import State
 from upsell_assets.settings import Settings
 
 OUT = Path(__file__).parent / "out" / "spark.json"
