@@ -72,6 +72,9 @@ def cut(dtref: date) -> datetime:
     return day_begins(dtref)
 
 
+_KEYS = "keys_asked"
+
+
 @dataclass(frozen=True)
 class FeatureStore:
     """The features of one lake."""
@@ -123,7 +126,7 @@ class FeatureStore:
         days = sorted(set(keys[DTREF].to_pylist()))
         if known_at == "latest":
             chosen = _chosen({name: self._stored(name, pins) for name in FEATURE_TABLES}, features)
-            tables = [self._read(name, columns, days, pins) for name, columns in chosen.items()]
+            tables = [self._read(name, columns, keys, pins) for name, columns in chosen.items()]
         else:
             chosen = _chosen({name: list(_sql(name).columns) for name in FEATURE_TABLES}, features)
             tables = self._as_known(chosen, days, pins, known_at)
@@ -132,11 +135,21 @@ class FeatureStore:
     def _stored(self, name: str, pins: Mapping[str, int]) -> list[str]:
         return [field.name for field in self.lake.open(name, pins[name]).schema().fields]
 
-    def _read(self, name: str, columns: Sequence[str], days: Sequence[date], pins: Mapping[str, int]) -> pa.Table:
+    def _read(self, name: str, columns: Sequence[str], keys: pa.Table, pins: Mapping[str, int]) -> pa.Table:
+        """The features of these keys; of other rows none leaves the engine."""
+        on = [column for column in (DTREF, CUSTOMER) if column in keys.column_names]
+        distinct = keys.select(on).group_by(on).aggregate([])
         wanted = [exp.column(column, "f") for column in (DTREF, CUSTOMER, *columns)]
         tree = exp.select(*wanted).from_(exp.alias_(exp.to_table(name, dialect="spark"), "f", table=True))
-        tree = tree.join(exp.alias_(exp.to_table(DTREFS), "r", table=True), on=f"r.{DTREF} = f.{DTREF}")
-        return self.engine.run(Query(tree, tables={name: self.lake.open(name, pins[name])}).over(days)).read_all()
+        same = " AND ".join(f"k.{column} = f.{column}" for column in on)
+        tree = tree.join(exp.alias_(exp.to_table(_KEYS), "k", table=True), on=same)
+        days = sorted(set(keys[DTREF].to_pylist()))
+        # Said of the table itself, too: its partitions are read by it.
+        if days:
+            first, last = (exp.cast(exp.Literal.string(str(day)), "date") for day in (days[0], days[-1]))
+            tree = tree.where(exp.Between(this=exp.column(DTREF, "f"), low=first, high=last))
+        query = Query(tree, relations={_KEYS: distinct}, tables={name: self.lake.open(name, pins[name])})
+        return self.engine.run(query).read_all()
 
     def _sources(self, features: Iterable[str] = FEATURE_TABLES) -> list[SilverTable]:
         """The tables of silver that these feature tables are made of."""

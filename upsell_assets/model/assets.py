@@ -17,7 +17,7 @@ from upsell_assets.lake.files import column_types
 from upsell_assets.lake.keys import DoubledKeysError
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.metadata import Made, definition_metadata, definition_of, table_metadata
-from upsell_assets.model.joined import EVENTS, days_of, pins, read_labelled
+from upsell_assets.model.joined import EVENTS, Draw, days_of, pins, read_labelled
 from upsell_assets.model.served import MODEL_NAME, SERVED, as_served
 from upsell_assets.model.training_set import CUSTOMER, DTREF, grid, sample
 from upsell_assets.partitions import dtrefs
@@ -72,9 +72,12 @@ def _churn(lakehouse: Lakehouse) -> dg.AssetsDefinition:
         days = _training_days(lakehouse, now)
         store = FeatureStore.of(lakehouse)
         versions = pins(store, settings.training_known_at)
-        rows = read_labelled(store, days, versions, now, settings.training_known_at)
-        sampled = sample(rows, settings.training_rows_per_customer, settings.seed)
-        context.log.info("training on %d of %d rows", sampled.num_rows, rows.num_rows)
+        draw = Draw(settings.training_rows_per_customer, settings.seed)
+        # What was known at a dtRef is found out of all changes, and then drawn from.
+        by_engine = draw if settings.training_known_at == "latest" else None
+        rows = read_labelled(store, days, versions, now, settings.training_known_at, by_engine)
+        sampled = sample(rows, draw.per_customer, draw.seed)
+        context.log.info("training on %d rows", sampled.num_rows)
         trained = train(sampled, seed=settings.seed)
         origin = Origin(
             versions,

@@ -7,19 +7,51 @@ nor which rows train (`training_set`).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
+from sqlglot import exp
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.feature_store.point_in_time import FeatureStore, KnownAt
 from upsell_assets.lake.engines import Query
-from upsell_assets.lake.sql import DTREFS, load_sql
+from upsell_assets.lake.sql import DTREFS, Parameter, load_sql, parse_query
 from upsell_assets.model.training_set import DTREF
 
 EVENTS = "silver.upsell.transacoes"
 LABEL_SQL = load_sql(Path(__file__).parent / "label.sql")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which labels are drawn: at most `per_customer` of each customer, by a lot that hangs on the seed and the key alone."""
+
+    per_customer: int
+    seed: int
+
+
+_LABELS = "labels"
+
+
+def _drawn() -> exp.Query:
+    """The labels with a place in their customer's draw; see `training_set.sample`, which draws the same rows."""
+    query = parse_query("""
+        SELECT s.dtRef, s.idCliente, s.flChurn
+        FROM (
+            SELECT l.*, ROW_NUMBER() OVER (PARTITION BY l.idCliente ORDER BY
+                SHA2(CONCAT(:seed, ':', l.idCliente, ':', CAST(l.dtRef AS STRING)), 256)) AS nrLugar
+            FROM labels AS l
+        ) AS s
+        WHERE s.nrLugar <= :per_customer
+    """)
+    [labels] = [table for table in query.find_all(exp.Table) if table.name == _LABELS]
+    labels.replace(LABEL_SQL.tree.subquery("l"))
+    return query
+
+
+DRAWN = _drawn()
 
 
 def pins(store: FeatureStore, known_at: KnownAt) -> dict[str, int]:
@@ -33,17 +65,27 @@ def pins(store: FeatureStore, known_at: KnownAt) -> dict[str, int]:
 
 
 def read_labelled(
-    store: FeatureStore, days: Iterable[date], versions: dict[str, int], now: datetime, known_at: KnownAt
+    store: FeatureStore,
+    days: Iterable[date],
+    versions: dict[str, int],
+    now: datetime,
+    known_at: KnownAt,
+    draw: Draw | None = None,
 ) -> pa.Table:
     """All features of the population of the given dtRefs with flChurn, where the label is mature.
 
-    The label is always what is known of it now.
+    The label is always what is known of it now. With a `draw` the engine draws, and no other rows leave it; as known at
+    a dtRef fewer rows may come back than were drawn, since not all of them were known.
 
     Raises:
         PermanentError: see `FeatureStore.training_set`; or nothing had arrived when the dtRefs began.
     """
+    drawn: dict[str, Parameter] = {"seed": str(draw.seed), "per_customer": draw.per_customer} if draw else {}
     labels = Query(
-        LABEL_SQL.tree, {"now": now}, {DTREFS: days_of(days)}, {EVENTS: store.lake.open(EVENTS, versions[EVENTS])}
+        DRAWN if draw else LABEL_SQL.tree,
+        {"now": now, **drawn},
+        {DTREFS: days_of(days)},
+        {EVENTS: store.lake.open(EVENTS, versions[EVENTS])},
     )
     labelled = store.engine.run(labels).read_all()
     rows = store.training_set(labelled, pins=versions, known_at=known_at)

@@ -22,6 +22,8 @@ from upsell_assets.lake.engines.spark_session import JAVA, java_version
 from upsell_assets.lake.sql import DTREFS, parse_query
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake, UnknownTableError
+from upsell_assets.model.joined import DRAWN
+from upsell_assets.model.training_set import sample
 from upsell_assets.services.embedded import Running
 
 ENGINES = ["embedded", pytest.param("spark", marks=pytest.mark.spark)]
@@ -252,6 +254,19 @@ def test_no_dt_ref_gives_no_row_but_every_column(engine: Engine, tables: dict[st
     assert_equal(actual, run(name, tables, [], about(name)))
     assert actual.num_rows == 0
     assert actual.column_names == list(sql_file(name).columns)
+
+
+def test_the_engine_draws_the_training_rows_that_a_draw_of_all_gives(
+    engine: Engine, tables: dict[str, pa.Table]
+) -> None:
+    every = run("model/label", tables, DTREFS_ASKED, {"now": NOW})
+    expected = sample(every, 2, seed=7)
+    params = {"now": NOW, "seed": "7", "per_customer": 2}
+
+    actual = engine.run(Query(DRAWN, params, asked(DTREFS_ASKED))).read_all()
+
+    assert 0 < expected.num_rows < every.num_rows
+    assert_equal(actual, expected)
 
 
 # --- tables ---

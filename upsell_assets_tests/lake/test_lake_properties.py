@@ -14,7 +14,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.duck import reader
-from upsell_assets.lake.engines.spark import JAVA, SparkEngine, java_version, spark_config
+from upsell_assets.lake.engines.spark_session import JAVA, Spark, java_version, spark_config
 from upsell_assets.lake.files import rows_of
 from upsell_assets.lake.properties import check_readable, check_writable, refused_at_open
 from upsell_assets.lake.tables import Lake
@@ -32,9 +32,9 @@ def sql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sql]:
     if (java_version() or 0) < JAVA:
         pytest.skip(f"needs Java {JAVA} or newer: skipped because java was not found, or is older")
     home = tmp_path_factory.mktemp("spark")
-    engine = SparkEngine(Lake.at(home), spark_config(Settings(home=home)), {})
-    yield lambda text: engine.session.sql(text).collect()
-    engine.close()
+    spark = Spark(spark_config(Settings(home=home)), {}, min_files=0)
+    yield lambda text: spark.session.sql(text).collect()
+    spark.close()
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from upsell_assets.settings import load_settings
 
 settings = load_settings()
 engine = open_engine(settings, ObjectStore.from_settings(settings))
-spark = engine.session.sparkContext
+spark = engine.spark.session.sparkContext
 
 
 def executors(wanted):
@@ -88,6 +88,7 @@ def driver(cluster: SparkCluster, program: str, lakehouse: Lakehouse | None = No
         "UPSELL_HOME": str(cluster.state.home),
         "UPSELL_S3_ENDPOINT": settings.s3_endpoint or "",
         "UPSELL_S3_BUCKET": settings.bucket,
+        "UPSELL_SPARK_MIN_FILES": "0",
         "UPSELL_S3_ACCESS_KEY_ID": settings.s3_access_key_id or "",
         "UPSELL_S3_SECRET_ACCESS_KEY": secret.get_secret_value() if secret else "",
     }
@@ -163,7 +164,7 @@ def test_a_job_ends_though_a_worker_is_killed_and_up_brings_another(cluster: Spa
         print("running", flush=True)
 
     threading.Thread(target=watch, daemon=True).start()
-    rows = engine.session.range(0, 200_000_000, 1, 40).select(f.sum(f.abs(f.hash("id")) % 7 * 0 + 1).alias("n"))
+    rows = engine.spark.session.range(0, 200_000_000, 1, 40).select(f.sum(f.abs(f.hash("id")) % 7 * 0 + 1).alias("n"))
     print(rows.collect()[0].n)
     """
     killed = cluster.state.processes()["spark.worker.1"]
