@@ -20,7 +20,9 @@ def turns_between_looks(seconds: float) -> int:
 
 
 def test_capture_and_conditions_are_looked_at_in_every_turn_and_the_object_store_in_every_third() -> None:
-    settings = Settings(s3_endpoint="http://127.0.0.1:9", s3_bucket="nowhere", source_dsn="postgresql://a:b@127.0.0.1/c")
+    settings = Settings(
+        s3_endpoint="http://127.0.0.1:9", s3_bucket="nowhere", source_dsn="postgresql://a:b@127.0.0.1/c"
+    )
 
     sensors = build_defs(settings).get_repository_def().sensor_defs
 
