@@ -17,6 +17,7 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from upsell_assets.alerts import Alert, open_sink
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.ticks import instance_of
 
 NAME = "alert_sensor"
 AT_ONCE = 20
@@ -62,7 +63,7 @@ def alert_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefin
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        sink = open_sink(target, context.log.error)
+        sink = open_sink(target, lambda line: context.log.error(line))  # the log opens an instance of its own
         # What failed before alerts began is nobody's news.
         told = _Told(**json.loads(context.cursor)) if context.cursor else _Told(clock().timestamp())
         sent, fault = 0, None
@@ -84,7 +85,7 @@ def alert_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefin
 
 def _alerts(context: dg.SensorEvaluationContext, told: _Told, web_url: str | None) -> Iterator[Alert]:
     """What is to be told; `told` has what was told before once the next one is asked for."""
-    instance = context.instance
+    instance = instance_of(context)
     failed = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(told.since, UTC)
     )
@@ -124,7 +125,7 @@ def _of_checks(context: dg.SensorEvaluationContext, told: _Told, web_url: str | 
     if context.repository_def is None:
         return
     keys = sorted(context.repository_def.asset_graph.asset_check_keys)
-    latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    latest = instance_of(context).event_log_storage.get_latest_asset_check_execution_by_key(keys)
     for key in keys:
         name = key.to_user_string()
         record = latest.get(key)

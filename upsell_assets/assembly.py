@@ -18,6 +18,7 @@ from upsell_assets.capture.assets import capture_assets, capture_job, capture_se
 from upsell_assets.checks.compared import source_checks, verify_schedule
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.raw.assets import landing_sensor, raw_key, raw_specs
+from upsell_assets.ticks import TURN_SECONDS, interval
 
 # Dagster says so of backfill policies and of mapped specs, once per asset, wherever definitions are loaded.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -60,10 +61,10 @@ def _made_of(keys: set[dg.AssetKey], assets: Sequence[dg.AssetsDefinition]) -> l
 
 
 def automation_sensor(lakehouse: Lakehouse, target: dg.AssetSelection) -> AutomationSensor:
-    """Runs what the conditions of these assets ask for, as often as the settings say."""
+    """Runs what the conditions of these assets ask for."""
     return AutomationSensor(
         lakehouse.named(automation.SENSOR),
         target=target,
-        minimum_interval_seconds=lakehouse.settings.sensor_seconds,
+        minimum_interval_seconds=interval(TURN_SECONDS),
         description="Runs what the assets' conditions ask for.",
     )

@@ -27,6 +27,7 @@ SENSOR = "automation"
 """The sensor that runs what the conditions ask for."""
 
 RETRY_CRON = "*/10 * * * *"
+"""This and other crons of conditions are no finer than the steps in which `automation_sensor` looks at the clock."""
 
 Condition = dg.AutomationCondition[dg.AssetKey]
 AnyCondition = dg.AutomationCondition[dg.AssetKey | dg.AssetCheckKey]

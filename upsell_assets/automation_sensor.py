@@ -14,9 +14,13 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from upsell_assets.clock import Clock, utc_now
 from upsell_assets.runs import UNDER_WAY
+from upsell_assets.ticks import instance_of
 
 LOOKS = 3
 """Looks after something happened: a condition may ask for something the tick after, and forget a request in the next."""
+
+CLOCK_MINUTES = 10
+"""Conditions that go by the clock (crons, days that begin) go by these steps of it, from the full hour on."""
 
 
 class AutomationSensor(dg.AutomationConditionSensorDefinition):
@@ -26,24 +30,28 @@ class AutomationSensor(dg.AutomationConditionSensorDefinition):
         super().__init__(name, use_user_code_server=True, default_status=dg.DefaultSensorStatus.RUNNING, **options)
         self._clock = clock
         self._seen: tuple[int | None, int] | None = None
-        self._minute: datetime | None = None
+        self._step: datetime | None = None
         self._left = LOOKS
 
     def evaluate_tick(self, context: dg.SensorEvaluationContext) -> SensorExecutionData:
-        """Look at the conditions, or skip the tick: nothing happened since they were looked at, and no minute began.
+        """Look at the conditions, or skip the tick: nothing happened since they were looked at, and no step of the clock began.
 
         What was seen is forgotten with the process, which then looks again.
         """
-        seen, minute = _seen(context.instance), self._clock().replace(second=0, microsecond=0)
+        seen, step = _seen(instance_of(context)), _step(self._clock())
         if seen != self._seen:
             self._left = LOOKS
-        elif minute != self._minute:
-            self._left = max(self._left, 1)  # some conditions go by the clock
+        elif step != self._step:
+            self._left = max(self._left, 1)
         if not self._left:
             return SensorExecutionData(skip_message="nothing happened", cursor=context.cursor)
         done = super().evaluate_tick(context)
-        self._seen, self._minute, self._left = seen, minute, self._left - 1
+        self._seen, self._step, self._left = seen, step, self._left - 1
         return done
+
+
+def _step(now: datetime) -> datetime:
+    return now.replace(minute=now.minute - now.minute % CLOCK_MINUTES, second=0, microsecond=0)
 
 
 def _seen(instance: dg.DagsterInstance) -> tuple[int | None, int]:

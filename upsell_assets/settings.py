@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     recent_days: int = Field(3, ge=1, description="Landing days listed at each sensor tick.")
     sweep_minutes: int = Field(15, ge=1, description="Minutes between two listings of all other landing days.")
     capture_seconds: int = Field(5, ge=1, description="Seconds between two looks of the capture sensor at the slot.")
-    sensor_seconds: int = Field(5, ge=1, description="Seconds between two looks of the landing sensor.")
+    sensor_seconds: int = Field(15, ge=1, description="Seconds between two looks of the landing sensor.")
 
     freshness_hours: int = Field(
         24,

@@ -27,6 +27,7 @@ from upsell_assets.partitions import landing_days, landing_partition
 from upsell_assets.raw.assets import CAPTURE, landed_on, raw_key, raw_specs
 from upsell_assets.retries import retried
 from upsell_assets.runs import under_way
+from upsell_assets.ticks import instance_of, interval
 
 CHECK = "captured_in_time"
 _CHECK_AGAIN = timedelta(minutes=15)
@@ -114,14 +115,14 @@ def capture_sensor(
         name=lakehouse.named("capture_sensor"),
         job_name=lakehouse.named(CAPTURE),
         description="Starts a capture when the database has committed what the lake has not seen.",
-        minimum_interval_seconds=lakehouse.settings.capture_seconds,
+        minimum_interval_seconds=interval(lakehouse.settings.capture_seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         capture = open_capture(lakehouse)
         if capture is None:
             return dg.SkipReason("no source database: UPSELL_SOURCE_DSN is not set")
-        busy = _busy(context, lakehouse, clock())
+        busy = _busy(instance_of(context), lakehouse, clock())
         seen = _look(capture, drained=busy is not None)
         if isinstance(seen, PermanentError):
             context.log.warning(str(seen))
@@ -161,13 +162,13 @@ def _look(capture: Capture, *, drained: bool) -> _Seen:
         return error
 
 
-def _busy(context: dg.SensorEvaluationContext, lakehouse: Lakehouse, now: datetime) -> dg.SkipReason | None:
-    if under_way(context.instance, lakehouse.named(CAPTURE)):
+def _busy(instance: dg.DagsterInstance, lakehouse: Lakehouse, now: datetime) -> dg.SkipReason | None:
+    if under_way(instance, lakehouse.named(CAPTURE)):
         return dg.SkipReason("a capture is under way")
-    if context.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])) >= _LONG_QUEUE:
+    if instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])) >= _LONG_QUEUE:
         # What waits in the database becomes one batch later; what is captured now becomes more runs in the queue.
         return dg.SkipReason("too many runs are queued: the changes wait in the database")
-    if _unanswered(context.instance, lakehouse, now):
+    if _unanswered(instance, lakehouse, now):
         return dg.SkipReason("what follows from the last capture is asked for first")
     return None
 

@@ -53,10 +53,24 @@ def contracts_of(lakehouse: Lakehouse, command: str, tables: list[str] | None) -
 
 
 def print_csv(rows: pa.Table) -> None:
-    """Rows as CSV."""
-    from pyarrow import csv
+    """Rows as CSV, quoted only where it must be: a shell gets a value as it is. An empty text is "", null is nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    csv.write_csv(rows, sys.stdout.buffer)
+    typer.echo(",".join(_csv_cells(pa.array(rows.column_names)).to_pylist()))
+    for batch in rows.to_batches():
+        lines = pc.binary_join_element_wise(*map(_csv_cells, batch.columns), ",", null_handling="replace")
+        typer.echo("".join(f"{line}\n" for line in lines.to_pylist()), nl=False)
+
+
+def _csv_cells(values: pa.Array) -> pa.Array:
+    # Arrow's own writer quotes every text.
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = values.cast(pa.string())
+    quoted = pc.binary_join_element_wise("", pc.replace_substring(texts, '"', '""'), "", '"')
+    return pc.if_else(pc.match_substring_regex(texts, r'^$|[",\r\n]'), quoted, texts)
 
 
 def print_json(value: object) -> None:

@@ -23,6 +23,7 @@ from upsell_assets.partitions import first_day, landing_days, landing_partition
 from upsell_assets.raw.landing import EVER, LandedFile, Window, landed
 from upsell_assets.raw.loads import manifests
 from upsell_assets.runs import under_way
+from upsell_assets.ticks import instance_of, interval
 
 CAPTURE = "capture"
 """The job that writes raw files, and takes them in."""
@@ -68,17 +69,17 @@ def landing_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
     @dg.sensor(
         name=lakehouse.named("landing_sensor"),
         description="Lists what landed in raw and reports the landing days whose files changed.",
-        minimum_interval_seconds=settings.sensor_seconds,
+        minimum_interval_seconds=interval(settings.sensor_seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        now = clock()
+        now, instance = clock(), instance_of(context)
         cursor = json.loads(context.cursor) if context.cursor else {"swept": None, "seen": {}}
         swept = datetime.fromisoformat(cursor["swept"]) if cursor["swept"] else None
         sweep = swept is None or now - swept >= timedelta(minutes=settings.sweep_minutes)
         recent = Window(now.date() - timedelta(settings.recent_days), now.date())
         # What is being written is reported by the run that writes it.
-        written = {_partition(now, back, calendar) for back in (0, 1)} if under_way(context.instance, job) else set()
+        written = {_partition(now, back, calendar) for back in (0, 1)} if under_way(instance, job) else set()
         seen: dict[str, dict[str, str]] = {}
         events: list[dg.AssetMaterialization] = []
         for contract in lakehouse.contracts.values():
@@ -86,7 +87,7 @@ def landing_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
             later = written if contract.table in lakehouse.captured else set()
             days = _landed_days(lakehouse, contract, EVER if sweep else recent, calendar)
             new = {day: held for day, held in days.items() if held.version != known.get(day) and day not in later}
-            told = _reported(context.instance, contract, new)
+            told = _reported(instance, contract, new)
             events += [held.event(contract, day) for day, held in sorted(new.items()) if held.version != told.get(day)]
             versions = {day: known.get(day) if day in later else held.version for day, held in days.items()}
             first = _partition(now, settings.recent_days, calendar)

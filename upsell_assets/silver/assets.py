@@ -6,7 +6,7 @@ their partition of it is reported.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
@@ -23,10 +23,10 @@ from upsell_assets.retries import retried
 from upsell_assets.silver import events
 from upsell_assets.silver.dates import UnreadDates, unread_dates
 from upsell_assets.silver.difference import Difference
-from upsell_assets.silver.future import future_events
+from upsell_assets.silver.future import come_true, future_events
 from upsell_assets.silver.refresh import refresh
 from upsell_assets.silver.tables import SilverTable, silver_tables
-from upsell_assets.silver.touched import Touched, begun, touched
+from upsell_assets.silver.touched import EventDays, Touched, begun, touched
 
 POOL = "silver"
 """One table of silver at a time: a product line looks up its transaction to know its day."""
@@ -202,11 +202,15 @@ def _touched_by(lakehouse: Lakehouse, table: SilverTable, change: Difference, no
 
 
 def new_day_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Reports the dtRef that begins to exist with a new local day, for which nothing needs to land."""
+    """Reports what begins with a new local day, for which nothing needs to land.
+
+    That is a dtRef of its own; and what the events of the days that ended touch which arrived before their time: silver
+    reported no day that was yet to come.
+    """
 
     @dg.sensor(
         name="new_day_sensor",
-        description="Reports dtRefs that begin to exist because a new local day has begun.",
+        description="Reports dtRefs that a new local day touches: those that begin, and those of events that came too early.",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
@@ -219,10 +223,23 @@ def new_day_sensor(lakehouse: Lakehouse, clock: Clock = utc_now) -> dg.SensorDef
         if context.cursor is None or days is None:
             # What exists at the first tick was, or will be, reported by silver itself.
             return dg.SensorResult(cursor=today.isoformat())
-        found = begun(days, days, date.fromisoformat(context.cursor), today, _start(lakehouse))
+        last = date.fromisoformat(context.cursor)
+        found = begun(days, days, last, today, _start(lakehouse))
+        for consumer, more in _come_true(lakehouse, days, last, today).items():
+            found.setdefault(consumer, set()).update(more)
         return dg.SensorResult(asset_events=list(touched_events(found, today.isoformat())), cursor=today.isoformat())
 
     return sense
+
+
+def _come_true(lakehouse: Lakehouse, days: EventDays, last: date, today: date) -> Touched:
+    """What the events touch that arrived before their time, which came between the begins of two local days."""
+    since, until = events.day_begins(last), events.day_begins(today)
+    early = come_true(lakehouse.lake, events.TRANSACTIONS, lakehouse.contracts["transactions"], since, until)
+    if not early:
+        return {}
+    before = events.event_days(lakehouse.lake, min(early.values()) - timedelta(microseconds=1))
+    return touched(early, None, before, days, today, _start(lakehouse))
 
 
 def _start(lakehouse: Lakehouse) -> date:

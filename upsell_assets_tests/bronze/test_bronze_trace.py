@@ -287,7 +287,8 @@ def test_the_command_prints_lines_and_json_and_fails_where_bronze_differs(
     def upsell(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["trace", *arguments])
 
-    assert upsell("bronze.shop.orders", "k").stdout.splitlines() == [
+    listed = CliRunner().invoke(app, ["query", "SELECT id FROM bronze.shop.orders", "--csv"])
+    assert upsell("bronze.shop.orders", listed.stdout.splitlines()[-1]).stdout.splitlines() == [
         "bronze.shop.orders id = k: 1 changes in 1 files",
         "#\tstate\top\tmodified_date\tchange_seq\tfull load\tfile\trow\tsays\tverdict",
         f"1\taccepted\tI\t2024-06-13 01:00:00+00:00\t1\t\t{key}\t0\ttotal = 10\twins: the only change",

@@ -1,16 +1,21 @@
-"""The automation sensor looks at the conditions where something happened or a minute began, and only there."""
+"""The automation sensor looks at the conditions where something happened or a step of the clock began, and only there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import dagster as dg
 import pytest
+from dagster._utils.schedules import cron_string_iterator
 
-from upsell_assets.automation import on_change
-from upsell_assets.automation_sensor import LOOKS, AutomationSensor
+from upsell_assets.automation import RETRY_CRON, on_change
+from upsell_assets.automation_sensor import CLOCK_MINUTES, LOOKS, AutomationSensor
+from upsell_assets.definitions import build_defs
+from upsell_assets.model.assets import RETRAIN
+from upsell_assets.settings import Settings
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -53,12 +58,32 @@ def ticks() -> Iterator[Ticks]:
         yield Ticks(instance)
 
 
-def test_a_quiet_lake_is_looked_at_a_few_times_and_then_once_a_minute(ticks: Ticks) -> None:
+def test_a_quiet_lake_is_looked_at_a_few_times_and_then_every_ten_minutes(ticks: Ticks) -> None:
+    ticks.now += timedelta(minutes=7)
     assert [ticks.tick() for _ in range(LOOKS + 2)] == [True] * LOOKS + [False] * 2
 
-    ticks.now += timedelta(minutes=1)
+    ticks.now = NOON + timedelta(minutes=10) - timedelta(microseconds=1)
+    assert not ticks.tick()
 
+    ticks.now = NOON + timedelta(minutes=10)
     assert [ticks.tick() for _ in range(3)] == [True, False, False]
+
+
+def test_no_cron_of_a_condition_is_finer_than_the_steps_of_the_clock() -> None:
+    defs = build_defs(Settings(s3_endpoint="http://127.0.0.1:9", s3_bucket="nowhere"))
+    graph = defs.resolve_asset_graph()
+    nodes = [graph.get(key) for key in graph.materializable_asset_keys]
+    crons = {cron for node in nodes if node.automation_condition for cron in crons_of(node.automation_condition)}
+    moments = {cron: list(islice(cron_string_iterator(NOON.timestamp(), cron, "UTC"), 200)) for cron in crons}
+    assert {RETRY_CRON, RETRAIN} <= crons
+    assert not [(cron, at) for cron, found in moments.items() for at in found if at.minute % CLOCK_MINUTES or at.second]
+
+
+def crons_of(condition: dg.AutomationCondition) -> Iterator[str]:
+    if cron := getattr(condition, "cron_schedule", None):
+        yield cron
+    for child in condition.children:
+        yield from crons_of(child)
 
 
 def test_what_happened_is_looked_at_until_it_is_answered_and_asked_for_once(ticks: Ticks) -> None:
