@@ -19,7 +19,8 @@ from sqlglot import exp
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.engines import Engine, Query
 from upsell_assets.lake.engines.embedded import EmbeddedEngine
-from upsell_assets.lake.engines.spark import JAVA, SparkEngine, java_version, spark_config
+from upsell_assets.lake.engines.spark import SparkEngine
+from upsell_assets.lake.engines.spark_session import JAVA, Spark, java_version, spark_config
 from upsell_assets.lake.sql import load_sql, parse_query
 from upsell_assets.lake.tables import Lake
 from upsell_assets.settings import Settings
@@ -144,7 +145,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Engine]]:
         pytest.skip(f"needs Java {JAVA} or newer: skipped because java was not found, or is older")
     home = tmp_path_factory.mktemp("lake")
     lake = Lake.at(home)
-    spark = SparkEngine(lake, spark_config(Settings(home=home)), {})
+    spark = SparkEngine(lake, Spark(spark_config(Settings(home=home)), {}, min_files=0))
     yield [EmbeddedEngine(lake), spark]
     spark.close()
 

@@ -80,7 +80,7 @@ class SparkFiles:
         Raises:
             PermanentError: Spark refused to read them.
         """
-        if not self.spark.are_many(paths):
+        if not paths or not self.spark.are_many(paths):
             return DuckFiles().rows(lake, connection, paths, shape, columns, keys=keys, on=on, where=where)
         frame = self._read(paths, shape, columns or shape.names).alias("r")
         if keys:
@@ -101,9 +101,9 @@ class SparkFiles:
         Raises:
             PermanentError: Spark refused to write them.
         """
-        if not self.spark.are_many({path for file in new for path in file.kept}):
-            return write_files(lake, table, new)
         taking = [file for file in new if file.kept]
+        if not taking or not self.spark.are_many({path for file in taking for path in file.kept}):
+            return write_files(lake, table, new)
         added = write_files(lake, table, [file for file in new if not file.kept])
         with refusals():
             written = self.staged(lake, table, self._taken_over(table, taking), [HOME])

@@ -84,7 +84,7 @@ class Spark:
 
     def are_many(self, files: Sized) -> bool:
         """Whether a step that concerns these files is the cluster's."""
-        return len(files) > 0 and len(files) >= self.min_files
+        return len(files) >= self.min_files
 
     def close(self) -> None:
         """Stop the session; the next use starts another."""
