@@ -131,10 +131,19 @@ ON_SPARK = Claim(
     100,
     "spark/test_spark_law.py::test_any_arrival_gives_what_the_oracle_says",
 )
+EXECUTOR_KILLS = Claim(
+    "An executor may die in the middle of a merge",
+    "kill -9 of an executor of a cluster of two workers while Spark looks up and rewrites, then compared",
+    "kills",
+    2,
+    40,
+    "spark/test_spark_crash.py::test_an_executor_may_die_in_the_middle_of_a_merge",
+)
 CLAIMS = (
     RULE,
     TABLES,
     ON_SPARK,
+    EXECUTOR_KILLS,
     KILLS,
     TWO_WRITERS,
     FOUR_WRITERS,
