@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import dagster as dg
 import psutil
 import psycopg
 import pyarrow.compute as pc
@@ -40,6 +41,7 @@ from rich.table import Table
 
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.tables import Lake
+from upsell_assets.pictures.assets import JOB as PICTURES
 from upsell_assets.services.embedded import embedded
 from upsell_assets.settings import Settings
 
@@ -67,13 +69,13 @@ class Committed:
 
 @contextmanager
 def running_lake(home: Path, *options: str) -> Iterator[None]:
-    """`upsell up`, from its complete graph on."""
+    """`upsell up`, from its complete graph on, once its tables are drawn (a new lake's are at once)."""
     log = home.with_suffix(".log")
     with log.open("ab") as out:
         begins = log.stat().st_size
         process = subprocess.Popen([UPSELL, "up", *options], env=environment(home), stdout=out, stderr=out)
         try:
-            while b"complete after" not in log.read_bytes()[begins:]:
+            while b"complete after" not in log.read_bytes()[begins:] or not drawn(home):
                 if process.poll() is not None:
                     sys.exit(log.read_text())
                 time.sleep(0.5)
@@ -81,6 +83,12 @@ def running_lake(home: Path, *options: str) -> Iterator[None]:
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(120)
+
+
+def drawn(home: Path) -> bool:
+    done = dg.RunsFilter(job_name=PICTURES, statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        return instance.get_runs_count(done) > 0
 
 
 def process_all(home: Path, *options: str) -> None:

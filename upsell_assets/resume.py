@@ -6,11 +6,7 @@ books at the start. Not here: what starts runs otherwise (`automation`, sensors)
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -18,20 +14,12 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, Ru
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from upsell_assets.errors import RetryableError
+from upsell_assets.launch import run_again
 from upsell_assets.outlook import made_good
 from upsell_assets.runs import UNDER_WAY, partitions_of
 
 READY_SECONDS = 90
 _RECENT_FAILURES = 20
-_RELAUNCH = """
-mutation Again($run: String!) {
-  launchRunReexecution(reexecutionParams: {parentRunId: $run, strategy: ALL_STEPS}) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-  }
-}
-"""
 
 
 def unfinished_runs(home: Path) -> list[str]:
@@ -91,32 +79,9 @@ def launch_again(url: str, runs: list[str]) -> None:
     """
     deadline = time.monotonic() + READY_SECONDS
     for run in runs:
-        while (fault := launch(url, run).fault) is not None:
+        while (fault := run_again(url, run).fault) is not None:
             if time.monotonic() > deadline:
                 raise RetryableError(
                     f"run {run}: could not be launched again ({fault}). Launch it from {url}/runs/{run}."
                 )
             time.sleep(1)
-
-
-@dataclass(frozen=True)
-class Launched:
-    """What came of it: the new run's id, or why there is none."""
-
-    run: str | None = None
-    fault: str | None = None
-
-
-def launch(url: str, run: str) -> Launched:
-    """Launch a run again through the web interface: the same assets, for the same days."""
-    body = json.dumps({"query": _RELAUNCH, "variables": {"run": run}}).encode()
-    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 (ours)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 (ours)
-            answer = json.load(response)
-    except (urllib.error.URLError, TimeoutError, json.JSONDecodeError) as error:
-        return Launched(fault=str(error))
-    launched = (answer.get("data") or {}).get("launchRunReexecution") or {}
-    if launched.get("__typename") == "LaunchRunSuccess":
-        return Launched(run=launched["run"]["runId"])
-    return Launched(fault=str(launched.get("message") or launched.get("__typename") or answer))

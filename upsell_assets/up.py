@@ -25,6 +25,7 @@ from upsell_assets.capture.job import Capture
 from upsell_assets.capture.setup import prepare
 from upsell_assets.errors import PermanentError, RetryableError
 from upsell_assets.lake.lakehouse import Lakehouse
+from upsell_assets.launch import LOCATION, run_job
 from upsell_assets.services.embedded import CAPTURE_ROLE, Running, embedded
 from upsell_assets.services.process import free_ports, require_port
 from upsell_assets.services.state import State
@@ -82,6 +83,7 @@ def run(settings: Settings, options: Options, report: Reporter) -> None:
         with Supervisor(settings.home) as supervisor:
             url = _start_dagster(supervisor, running, options.port, say)
             if _complete(supervisor, running, options, started, report) and not options.once:
+                _draw_first(supervisor, settings.home, url, say)
                 chatting = simulated and options.activity
                 say(_what_to_look_at(url, chatting=chatting))
                 with _live_activity(running, say, on=chatting):
@@ -224,7 +226,7 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
     }
     workspace = home / "workspace.yaml"
     workspace.write_text(
-        yaml.safe_dump({"load_from": [{"grpc_server": {"host": "127.0.0.1", "port": grpc, "location_name": "upsell"}}]})
+        yaml.safe_dump({"load_from": [{"grpc_server": {"host": "127.0.0.1", "port": grpc, "location_name": LOCATION}}]})
     )
     bin_folder = Path(sys.executable).parent
     unfinished = unfinished_runs(home)
@@ -233,7 +235,7 @@ def _start_dagster(supervisor: Supervisor, running: Running, port: int, say: Say
         "code",
         [
             bin_folder / "dagster", "code-server", "start", "-m", "upsell_assets.definitions", "--host", "127.0.0.1",
-            "--port", str(grpc), "--location-name", "upsell", "--inject-env-vars-from-instance",
+            "--port", str(grpc), "--location-name", LOCATION, "--inject-env-vars-from-instance",
         ],
         env=environment,
     )  # fmt: skip
@@ -304,6 +306,25 @@ def _complete(supervisor: Supervisor, running: Running, options: Options, starte
             return False
     report.line(f"complete after {time.time() - started:.0f} s")
     return True
+
+
+def _draw_first(supervisor: Supervisor, home: Path, url: str, say: Say) -> None:
+    """Ask for the plots of a new lake, which has none before the night, as soon as the web interface answers."""
+    import dagster as dg
+
+    from upsell_assets.pictures.assets import JOB
+    from upsell_assets.resume import READY_SECONDS
+
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        if instance.get_runs_count(dg.RunsFilter(job_name=JOB)):
+            return
+    deadline = time.monotonic() + READY_SECONDS
+    while (fault := run_job(url, JOB).fault) is not None:
+        if time.monotonic() > deadline:
+            say(f"pictures: could not be asked for ({fault}); they are drawn with the next audit")
+            return
+        if supervisor.wait(1):
+            return
 
 
 def _fail_if_stuck(view: Outlook, quiet_seconds: float) -> None:

@@ -83,7 +83,7 @@ def retry(
 
     Example: upsell retry --failed --since 6
     """
-    from upsell_assets.resume import launch
+    from upsell_assets.launch import run_again
     from upsell_assets.settings import load_settings
     from upsell_assets.up import web_url
 
@@ -108,7 +108,7 @@ def retry(
             typer.echo(f"would launch again {run}: {what}")
             continue
         assert url is not None
-        done = launch(url, run)
+        done = run_again(url, run)
         faults |= done.fault is not None
         typer.echo(
             f"{run}: " + (f"launched again as {done.run}" if done.run else f"not launched, {done.fault}") + f" ({what})"

@@ -208,10 +208,8 @@ class SparkCluster:
             "spark.executor.cores": size.cores,
             "spark.executor.memory": f"{size.memory_mb}m",
             "spark.master.rest.enabled": "false",
-            # The pages show, and change nothing.
-            "spark.master.ui.decommission.allow.mode": "DENY",
             "spark.ui.enabled": "false",
-            "spark.ui.killEnabled": "false",
+            "spark.ui.killEnabled": "false",  # the pages show, and end nothing
             "spark.sql.shuffle.partitions": 2 * size.workers * size.cores,
             "spark.databricks.delta.snapshotPartitions": 2,
         }

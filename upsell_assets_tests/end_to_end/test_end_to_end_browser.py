@@ -160,6 +160,8 @@ def test_a_table_shows_what_its_columns_are_made_from(web: Web) -> None:
 def test_a_run_shows_its_steps(web: Web) -> None:
     web.open_asset("silver/upsell/cliente", "events")
 
+    web.page.get_by_label("run_success").first.click()  # made; the newest event may be that it was drawn
+    web.await_text(re.compile(r"^Materialized in run"))
     web.page.locator("a[href^='/runs/']").first.click()
     web.await_text("Success")
     # By the log: above their bars the names are shortened anywhere.

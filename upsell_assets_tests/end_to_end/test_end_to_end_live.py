@@ -6,6 +6,7 @@ import json
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import dagster as dg
 import pytest
 from lake import PATIENCE, interrupt, until
 from running_lake import NOW, RunningLake
@@ -74,6 +75,19 @@ def test_an_update_a_delete_and_an_insert_of_ten_days_ago_refresh_exactly_the_to
     until(lambda: refreshed() == expected, f"exactly these to be computed again: {expected}; are {refreshed()}", 240)
     rows = lake.user.query(f"SELECT * FROM feature_store.upsell.fs_pontos WHERE dtRef = date'{last}'")
     assert "nobody-known" in {row["idCliente"] for row in rows}, "a customer without a row survives everywhere"
+
+
+@pytest.mark.timeout(900 * PATIENCE)
+def test_a_new_lake_is_drawn_at_once_and_only_once(lake: RunningLake) -> None:
+    with dg.DagsterInstance.from_config(str(lake.user.home / "dagster")) as instance:
+
+        def plots(name: str) -> set[str]:
+            records = instance.fetch_observations(dg.AssetKey(name.split(".")), limit=1).records
+            return {plot for record in records if (seen := record.asset_observation) for plot in seen.metadata}
+
+        until(lambda: plots("gold.upsell.churn_report") == {"growth", "churn"}, "plots of a report", 240)
+        until(lambda: plots("feature_store.upsell.models") == {"growth"}, "plots of the last table", 60)
+        assert instance.get_runs_count(dg.RunsFilter(job_name="pictures")) == 1
 
 
 @pytest.mark.timeout(900 * PATIENCE)

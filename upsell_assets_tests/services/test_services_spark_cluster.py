@@ -234,14 +234,19 @@ def test_everything_listens_on_loopback_only(cluster: SparkCluster) -> None:
     assert {address.removeprefix("::ffff:") for address in heard} == {"127.0.0.1"}
 
 
-def test_no_program_is_taken_by_rest_and_no_worker_is_sent_away_by_the_page(cluster: SparkCluster) -> None:
+def test_no_program_is_taken_by_rest_and_nothing_is_ended_by_the_page(cluster: SparkCluster) -> None:
     master = cluster.status().nodes[0]
 
     assert {port.port for port in listening(psutil.Process(master.pid))} == set(
         cluster.state.processes()["spark.master"].ports.values()
     )
-    with pytest.raises(OSError, match="HTTP Error 405"):
-        read(f"{master.page}/workers/kill/?host=127.0.0.1", b"")
+    for path in (
+        "app/kill/?id=any&terminate=true",
+        "driver/kill/?id=any&terminate=true",
+        "workers/kill/?host=127.0.0.1",
+    ):
+        with pytest.raises(OSError, match="HTTP Error 405"):
+            read(f"{master.page}/{path}", b"")
     assert {node.state for node in cluster.status().nodes} == {"ALIVE"}
 
 
