@@ -109,7 +109,7 @@ def driver(cluster: SparkCluster, program: str, lakehouse: Lakehouse | None = No
 
 def said_by(driven: subprocess.Popen[str], told: str = "") -> str:
     """All that the driver prints, once it has ended well."""
-    said, complaints = driven.communicate(told, timeout=300)
+    said, complaints = driven.communicate(told, timeout=500)
     assert driven.returncode == 0, complaints
     return said
 
