@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     )
     engine: Literal["duckdb", "spark"] = Field("duckdb", description="What runs the SQL: duckdb or spark.")
     spark_master: str = Field("local[2]", description="Master URL of the Spark engine.")
+    merge_rows: int = Field(
+        200_000, ge=1, description="Changes of one merge into bronze, about; a cluster takes millions at once."
+    )
     spark_min_files: int = Field(
         16, ge=0, description="Files from which on a step is Spark's; of fewer DuckDB makes shorter work, beside it."
     )

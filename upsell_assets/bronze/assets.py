@@ -69,7 +69,14 @@ def _bronze_asset(lakehouse: Lakehouse, contract: Contract) -> dg.AssetsDefiniti
         days = context.partition_key_range
         first = date.fromisoformat(days.start)
         window = Window(None if first == first_day(calendar) else first, date.fromisoformat(days.end))
-        done = ingest(lakehouse.store, lakehouse.lake, contract, window, progress=context.log.info)
+        done = ingest(
+            lakehouse.store,
+            lakehouse.lake,
+            contract,
+            window,
+            progress=context.log.info,
+            batch_rows=lakehouse.settings.merge_rows,
+        )
         return dg.MaterializeResult(
             metadata={**_metadata(lakehouse, contract, done, definition_of(context)), **_decisions(done)},
             check_results=[

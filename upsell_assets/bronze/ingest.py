@@ -28,6 +28,7 @@ from upsell_assets.raw.ledger import Known, KnownFiles, Ledger, Record
 from upsell_assets.raw.loads import manifests
 
 BATCH_ROWS = 200_000
+"""Changes of one merge, about: memory holds them, and each merge looks their keys up."""
 
 Progress = Callable[[str], None]
 
@@ -74,6 +75,7 @@ def ingest(
     window: Window = EVER,
     progress: Progress | None = None,
     clock: Clock = utc_now,
+    batch_rows: int = BATCH_ROWS,
 ) -> Ingested:
     """Take in a table's changes that landed in the window (whenever they landed, by default), and its full loads.
 
@@ -97,7 +99,7 @@ def ingest(
     fresh = [(file, position) for file, position in placed if _is_new(file, position, known)]
     done.reloaded = _replaced_in_place(ledger, fresh)
     arrived = _arrived_before(ledger, fresh, known) if contract.history else {}
-    for batch in _batches(store, contract, fresh, undeclared_columns(lake, contract) if fresh else {}):
+    for batch in _batches(store, contract, fresh, undeclared_columns(lake, contract) if fresh else {}, batch_rows):
         if batch.changes:
             changed = pa.concat_tables(batch.changes, promote_options="default")
             say(f"{contract.name}: merging {changed.num_rows:,} changes")
@@ -189,7 +191,7 @@ def _count(merged: Merged, done: Ingested) -> None:
 
 
 def _batches(
-    store: ObjectStore, contract: Contract, files: Iterable[Placed], known: dict[str, pa.Field]
+    store: ObjectStore, contract: Contract, files: Iterable[Placed], known: dict[str, pa.Field], enough: int
 ) -> Iterator[_Batch]:
     """Read the files, until there are enough changes for one merge."""
     batch = _Batch([], [])
@@ -205,7 +207,7 @@ def _batches(
         batch.changes.append(accepted.changes)
         rows = accepted.changes.num_rows
         batch.records.append(Record(file, "accepted", rows, None, _text(position), accepted.decisions))
-        if sum(table.num_rows for table in batch.changes) >= BATCH_ROWS:
+        if sum(table.num_rows for table in batch.changes) >= enough:
             yield batch
             batch = _Batch([], [])
     if batch.records:

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from upsell_assets.bronze import ingest as ingesting
 from upsell_assets.bronze import repair as repairs
 from upsell_assets.bronze.floors import floors_name
 from upsell_assets.bronze.ingest import Ingested, ingest, retry
@@ -91,8 +90,8 @@ class Place:
         manifest = {"position": {"modified_date": at(hour).isoformat()}, "files": entries}
         return objects | {f"{folder}_manifest.json": json.dumps(manifest).encode()}
 
-    def ingest(self, window: Window = EVER) -> Ingested:
-        return ingest(self.lakehouse.store, self.lakehouse.lake, self.contract, window)
+    def ingest(self, window: Window = EVER, **about: int) -> Ingested:
+        return ingest(self.lakehouse.store, self.lakehouse.lake, self.contract, window, **about)
 
     def rows(self) -> dict[str, str | None]:
         table = self.lakehouse.lake.open(table_name(self.contract)).to_pyarrow_table()
@@ -452,14 +451,14 @@ def test_a_crash_before_the_ledger_is_repaired_by_a_repeat(place: Place, monkeyp
     assert (place.rows(), place.versions()[table_name(place.contract)]) == ({"a": "x"}, merged)
 
 
-def test_many_changes_are_merged_in_batches(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingesting, "BATCH_ROWS", 2)
+def test_many_changes_are_merged_in_batches(place: Place) -> None:
     for number in range(5):
         place.land(f"{number}.parquet", ("U", "a", number, f"{number}"), ("I", f"k{number}", 1, "x"))
 
-    done = place.ingest()
+    done = place.ingest(batch_rows=2)
 
     assert (done.files, done.rows) == (5, 10)
+    assert done.version == 5
     assert place.rows() == {"a": "4"} | {f"k{number}": "x" for number in range(5)}
 
 
