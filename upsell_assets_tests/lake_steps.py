@@ -76,10 +76,15 @@ def compute(engine: Engine) -> None:
     """Bring silver, the aggregates, features and gold up to date."""
     for name in ORDER:
         refresh(engine.lake, engine, SILVER[name])
+    compute_daily(engine, DTREFS)
+
+
+def compute_daily(engine: Engine, dtrefs: list[date]) -> None:
+    """Bring the aggregates up to date, and replace features and gold of these dtRefs."""
     for sql in DAILY:
         kept = load_sql(sql.path, tables=AGGREGATES)
-        query = timed_query(kept, NOW, current_tables(engine.lake, engine, kept)).over(DTREFS)
-        replace_by_query(engine, sql.name, query, {"dtRef": [str(day) for day in DTREFS]}, key_of(sql))
+        query = timed_query(kept, NOW, current_tables(engine.lake, engine, kept)).over(dtrefs)
+        replace_by_query(engine, sql.name, query, {"dtRef": [str(day) for day in dtrefs]}, key_of(sql))
 
 
 def tables(lake: Lake) -> dict[str, pa.Table]:

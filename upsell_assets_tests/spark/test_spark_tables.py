@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from bronze_steps import Change
+from bronze_steps import START, Change
 from deltalake import DeltaTable, write_deltalake
 from deltalake.transaction import AddAction
-from lake_steps import assert_equal, compute, land, rounds, tables
+from lake_steps import assert_equal, compute, compute_daily, land, rounds, tables
+from reference import State, data_folder, read_dump
+from run_sql import silver
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.engines import Engine, Query
@@ -151,3 +153,23 @@ def test_few_files_need_no_session(tmp_path: Path) -> None:
     land(lake, [change("a", 2, 2)])
 
     assert points(lake) == {"a": 2}
+
+
+def test_features_and_reports_of_the_real_data_are_the_same(spark: Spark, tmp_path: Path) -> None:
+    folder = data_folder()
+    if folder is None:
+        pytest.skip("no points-2024 dump beside the checkout; set UPSELL_TEST_DATA to its folder")
+    history = read_dump(folder)
+    customers = sorted({event.customer for event in history.events if event.customer})
+    history.states = [State(customer, START, number % 2, 0, None) for number, customer in enumerate(customers)]
+    first, newest = min(history.by_day), max(history.by_day)
+    dtrefs = [first + timedelta(days=1), first + timedelta(days=20), newest, newest + timedelta(days=1)]
+    found = {}
+    for engine in (embedded(tmp_path / "embedded"), on_spark(tmp_path / "spark", spark)):
+        for name, rows in silver(history).items():
+            write_deltalake(engine.lake.uri(name), rows)
+        compute_daily(engine, dtrefs)
+        found[type(engine)] = tables(engine.lake)
+
+    assert found[SparkEngine]["feature_store.upsell.fs_pontos"].num_rows > 1_000
+    assert_equal(found[SparkEngine], found[EmbeddedEngine])
