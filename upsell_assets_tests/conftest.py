@@ -22,7 +22,7 @@ OpenLakehouse = Callable[..., Lakehouse]
 ALONE = ("end_to_end", "scenarios")
 """Folders whose tests run one after another, and beside no others: they wait for processes of a whole lake."""
 
-SLOW = ("operations", "components")
+SLOW = ("operations", "components", "spark")
 """Folders whose tests begin first."""
 
 
