@@ -48,7 +48,7 @@ def row(number: int, **more: object) -> dict[str, object]:
 
 def new(*rows: dict[str, object], part: str = "a") -> NewFile:
     batch = pa.Table.from_pylist(list(rows), pa.schema([field for field in SCHEMA if field.name != "part"]))
-    return NewFile("SELECT * FROM batch", {"part": part}, {"batch": batch})
+    return NewFile(batch, partition={"part": part})
 
 
 def made(lake: Lake, *files: NewFile) -> DeltaTable:
@@ -72,6 +72,23 @@ def test_rows_come_back_as_they_were(local_lake: Lake) -> None:
     made(local_lake, new(*rows))
 
     assert held(local_lake) == [found | {"part": "a"} for found in rows]
+
+
+def test_a_file_takes_over_what_is_not_gone_and_lies_within_its_bounds(local_lake: Lake) -> None:
+    table = made(local_lake, new(*map(row, range(6))))
+    gone = pa.table({"id": [2, 9]})
+    bounds = "at", FIRST, FIRST + timedelta(microseconds=4)
+
+    [added] = write_files(
+        local_lake, table, [NewFile(new(row(7)).rows, table.file_uris(), gone, bounds, partition={"part": "b"})]
+    )
+    exchange(
+        table,
+        [added],
+        [OldFile(path, 0, {"part": "a"}) for path in pa.table(table.get_add_actions())["path"].to_pylist()],
+    )
+
+    assert [(found["id"], found["part"]) for found in held(local_lake)] == [(1, "b"), (3, "b"), (4, "b"), (7, "b")]
 
 
 def test_statistics_hold_every_value_and_are_those_of_the_protocol(local_lake: Lake) -> None:

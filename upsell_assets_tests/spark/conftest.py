@@ -30,6 +30,9 @@ def spark(services: Running, store: ObjectStore, cluster: SparkCluster) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_CONF_DIR", str(cluster.conf))
         settings = services.settings.model_copy(update={"spark_master": cluster.url})
-        session = Spark(spark_config(settings), s3a_options(store), min_files=0)
+        # A JVM that another module started has not read the cluster's defaults, where the secret is.
+        secret = cluster.state.secret("secret of the Spark cluster")
+        config = {**spark_config(settings), "spark.authenticate.secret": secret}
+        session = Spark(config, s3a_options(store), min_files=0)
         yield session
         session.close()
