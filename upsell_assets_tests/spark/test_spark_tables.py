@@ -13,7 +13,7 @@ from bronze_steps import START, Change
 from deltalake import DeltaTable, write_deltalake
 from deltalake.transaction import AddAction
 from lake_steps import assert_equal, compute, compute_daily, land, rounds, tables
-from reference import State, data_folder, read_dump
+from reference import History, State, data_folder, read_dump
 from run_sql import silver
 
 from upsell_assets.errors import PermanentError
@@ -159,9 +159,9 @@ def test_features_and_reports_of_the_real_data_are_the_same(spark: Spark, tmp_pa
     folder = data_folder()
     if folder is None:
         pytest.skip("no points-2024 dump beside the checkout; set UPSELL_TEST_DATA to its folder")
-    history = read_dump(folder)
-    customers = sorted({event.customer for event in history.events if event.customer})
-    history.states = [State(customer, START, number % 2, 0, None) for number, customer in enumerate(customers)]
+    events = read_dump(folder).events
+    customers = sorted({event.customer for event in events if event.customer})
+    history = History(events, [State(customer, START, n % 2, 0, None) for n, customer in enumerate(customers)])
     first, newest = min(history.by_day), max(history.by_day)
     dtrefs = [first + timedelta(days=1), first + timedelta(days=20), newest, newest + timedelta(days=1)]
     found = {}
