@@ -24,7 +24,7 @@ from deltalake import DeltaTable
 from upsell_assets.lake.commits import retry_conflicts
 from upsell_assets.lake.duck import parquet, quote, reader
 from upsell_assets.lake.engines import HOME, Cluster, Engine, Query
-from upsell_assets.lake.files import OldFile, column_types, exchange, root_of, write_rows
+from upsell_assets.lake.files import OldFile, exchange, replace_files, root_of, write_rows
 from upsell_assets.lake.sql import SqlFile, load_sql, parse_query
 from upsell_assets.lake.tables import Lake
 from upsell_assets.silver import changed
@@ -209,10 +209,7 @@ def _rebuild(
         added += write_rows(lake, target, _cut(portion))
     assert target is not None
     assert shape is not None
-    if column_types(target) == column_types(shape.empty_table()):
-        exchange(target, added, _Files.of(target).old(), tokens)
-    else:  # only another query has other columns
-        exchange(target, added, [], tokens, shape=shape)
+    replace_files(target, added, shape, tokens)
     return target
 
 
@@ -228,8 +225,7 @@ def _rebuild_by_cluster(
     shape = cluster.schema(query)
     target = target or lake.open_or_create(aggregate.name, shape)
     added = [file for _, file in cluster.write(target, query, homes=(DAY, silver.homes()))]
-    same = column_types(target) == column_types(shape.empty_table())
-    exchange(target, added, _Files.of(target).old() if same else [], tokens, shape=None if same else shape)
+    replace_files(target, added, shape, tokens)
     return target
 
 
@@ -388,6 +384,3 @@ class _Files:
 
     def old_file(self, number: int) -> OldFile:
         return OldFile(self.names[number], self.sizes[number])
-
-    def old(self) -> list[OldFile]:
-        return [self.old_file(number) for number in range(len(self.names))]

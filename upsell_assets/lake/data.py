@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 import duckdb
@@ -23,6 +24,9 @@ from upsell_assets.lake.sql import render_duckdb
 
 if TYPE_CHECKING:
     from upsell_assets.lake.tables import Lake
+
+
+_NAMES = count()
 
 
 class DataFiles(Protocol):
@@ -51,7 +55,7 @@ class DataFiles(Protocol):
             lake: where the files lie.
             connection: of `duck.reader`.
             paths: the files, with their folder.
-            shape: the columns of their table; what a file does not have of them is null.
+            shape: the columns of their table; what a file does not have of them, and another one has, is null.
             columns: those that are read; None: all that the table is not partitioned by.
             keys: a relation of the connection; only rows whose values of `on` it has are read. None: all.
             on: the columns of a key.
@@ -99,8 +103,10 @@ class DuckFiles:
         """See `DataFiles.rows`; nothing is read before the relation is."""
         found = "r.*" if columns is None else ", ".join([*(f"r.{quote(name)}" for name in columns), "r.filename"])
         if not paths:
-            connection.register("no_files", shape.empty_table())
-            return f"(SELECT {found} FROM (SELECT *, NULL::VARCHAR AS filename FROM no_files) AS r)"
+            # Of its own name: the relation is read later, and others of other shapes may come before.
+            none = f"no_files_{next(_NAMES)}"
+            connection.register(none, shape.empty_table())
+            return f"(SELECT {found} FROM (SELECT *, NULL::VARCHAR AS filename FROM {none}) AS r)"
         same = " AND ".join(f"r.{quote(name)} = k.{quote(name)}" for name in on)
         of_keys = f" SEMI JOIN {keys} AS k ON {same}" if keys is not None else ""
         return f"(SELECT {found} FROM {parquet(paths)} AS r{of_keys}{f' WHERE {where}' if where else ''})"

@@ -208,6 +208,22 @@ def exchange(
     table.load_as_version(table.version() + 1)
 
 
+def replace_files(
+    table: DeltaTable, added: Iterable[AddAction], shape: pa.Schema, tokens: Mapping[str, int] | None = None
+) -> None:
+    """Give a table without partitions these files in the place of all that it has, in one commit.
+
+    Raises:
+        CommitFailedError, PermanentError: as `exchange`.
+    """
+    if column_types(table) == column_types(shape.empty_table()):
+        files = pa.table(table.get_add_actions())
+        held = zip(files["path"].to_pylist(), files["size_bytes"].to_pylist(), strict=True)
+        exchange(table, added, [OldFile(path, size) for path, size in held], tokens)
+    else:  # only another query has other columns
+        exchange(table, added, [], tokens, shape=shape)
+
+
 def _write(lake: Lake, table: DeltaTable, file: NewFile) -> AddAction | None:
     name = f"part-{uuid4()}.parquet"
     shape = pa.schema(table.schema().to_arrow())

@@ -18,7 +18,7 @@ from deltalake.transaction import AddAction
 
 from upsell_assets.errors import PermanentError
 from upsell_assets.lake.commits import commit_properties
-from upsell_assets.lake.files import OldFile, column_types, exchange, folder_of, root_of, rows_in, write_rows
+from upsell_assets.lake.files import OldFile, exchange, folder_of, replace_files, root_of, rows_in, write_rows
 from upsell_assets.lake.keys import DoubledKeysError, Keys, doubled, doubled_in_files
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def replace_by_cluster(
         parts.setdefault(tuple(str(found[column]) for column in columns), []).append(file)
     added = [file for _, file in written]
     if not columns:
-        shape = None if column_types(table) == column_types(schema.empty_table()) else schema
-        exchange(table, added, _held(table, [], {()}) if shape is None else [], shape=shape)
+        replace_files(table, added, schema)
         return table, rows_in(added)
     _none_outside(name, parts.keys(), wanted := _wanted(partitions))
     own = [column for column in key if column not in columns]

@@ -16,7 +16,7 @@ from upsell_assets.bronze.tables import table_name, tombstone_schema, tombstones
 from upsell_assets.contracts import Contract
 from upsell_assets.lake.duck import quote, reader
 from upsell_assets.lake.engines import Cluster, Query
-from upsell_assets.lake.files import OldFile, column_types, exchange, root_of, rows_in
+from upsell_assets.lake.files import replace_files, root_of, rows_in
 from upsell_assets.lake.keys import DoubledKeysError, doubled_in_files
 from upsell_assets.lake.tables import Lake
 from upsell_assets.raw.files import OP
@@ -86,11 +86,9 @@ def rebuild(
     paths = [f"{root_of(target)}/{file.path}" for file in added]
     if found := doubled_in_files(lake, shape, paths, table.key):
         raise DoubledKeysError(table.name, table.key, found)
-    old = Files.of(target)
+    held = Files.of(target).paths
     date = _DATES.get(table.name)
-    before, after = (ends_of_days(lake, shape, date, of) if date else pa.table({}) for of in (old.paths, paths))
+    before, after = (ends_of_days(lake, shape, date, of) if date else pa.table({}) for of in (held, paths))
     tell(Difference(before, after, whole=True), target.version() + 1)
-    same = column_types(target) == column_types(shape.empty_table())
-    removed = [OldFile(file["name"], file["bytes"]) for file in old.table.to_pylist()] if same else []
-    exchange(target, added, removed, tokens, shape=None if same else shape)
+    replace_files(target, added, shape, tokens)
     return rows_in(added), target.version()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from bronze_steps import START, Change
+from bronze_steps import SILVER, START, Change, take_in_and_crash
 from deltalake import DeltaTable, write_deltalake
 from deltalake.transaction import AddAction
 from lake_steps import assert_equal, compute, compute_daily, land, rounds, tables
@@ -28,6 +28,7 @@ from upsell_assets.lake.portions import replace_by_query
 from upsell_assets.lake.sql import parse_query
 from upsell_assets.lake.store import ObjectStore
 from upsell_assets.lake.tables import Lake
+from upsell_assets.silver.refresh import refresh
 
 TRANSACTIONS = "bronze.upsell.transactions"
 
@@ -173,3 +174,19 @@ def test_features_and_reports_of_the_real_data_are_the_same(spark: Spark, tmp_pa
 
     assert found[SparkEngine]["feature_store.upsell.fs_pontos"].num_rows > 1_000
     assert_equal(found[SparkEngine], found[EmbeddedEngine])
+
+
+def test_silver_made_anew_leaves_out_what_a_tombstone_has_deleted_and_bronze_not_yet(
+    spark: Spark, tmp_path: Path
+) -> None:
+    engine = on_spark(tmp_path, spark)
+    plain = Lake.at(tmp_path)
+    land(plain, [change("gone", 1, 1), change("kept", 2, 2)])
+    take_in_and_crash(plain, Change("transactions", "gone", "D", 3))
+    assert points(plain) == {"gone": 1, "kept": 2}, "between the two commits"
+
+    refresh(engine.lake, engine, SILVER["transacoes"])
+
+    silver = engine.lake.open("silver.upsell.transacoes")
+    assert all(path.startswith("spark-") for path in pa.table(silver.get_add_actions())["path"].to_pylist())
+    assert engine.lake.rows(silver).to_table()["idTransacao"].to_pylist() == ["kept"]

@@ -7,7 +7,7 @@ anew (`spark_files`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,7 @@ class SparkEngine:
 
     def run(self, query: Query) -> pa.RecordBatchReader:
         """See `Engine.run`; the query has run to its end when this returns, so that its errors come from here."""
+        query = replace(query, tables=self._opened(query))  # once, whoever runs it
         if self.cluster(query) is None:
             return EmbeddedEngine(self.lake).run(query)
         with refusals():
@@ -54,11 +55,8 @@ class SparkEngine:
 
     def cluster(self, query: Query) -> SparkEngine | None:
         """See `Engine.cluster`."""
-        return (
-            self
-            if self.spark.are_many([u for table in self._opened(query).values() for u in table.file_uris()])
-            else None
-        )
+        files = [file for table in self._opened(query).values() for file in table.file_uris()]
+        return self if self.spark.are_many(files) else None
 
     def schema(self, query: Query) -> pa.Schema:
         """See `Cluster.schema`."""
