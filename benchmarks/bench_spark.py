@@ -125,6 +125,10 @@ class Bench:
     repeat: int
     rows: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def reference(self) -> str:
+        return f"plain spark, {self.where}"
+
     def on_spark(self, min_files: int = 0) -> Spark:
         found = Spark(self.spark.config, {}, min_files)
         found._session = self.spark.session
@@ -141,8 +145,8 @@ class Bench:
             )
             theirs = link(base, place / "plain")
             tables = Result(theirs / undated.table, theirs / "tombstones")
-            systems: dict[str, Merge] = {"plain spark": plain(self.spark.session, undated, tables)}
-            results = {"plain spark": tables}
+            systems: dict[str, Merge] = {self.reference: plain(self.spark.session, undated, tables)}
+            results = {self.reference: tables}
             for variant, contract in (("date", dated), ("no date", undated)):
                 for system, data in (
                     (f"upsell spark, {self.where}", SparkFiles(self.on_spark())),
@@ -156,7 +160,7 @@ class Bench:
                     results[name] = Result(Path(lake.uri(live)), Path(lake.uri(tombstones)))
             spent, memory = self.race(systems, batches)
             verdicts = judge(undated, base / undated.table, batches, results)
-        self.keep(f"realistic merge, {millions}M", "plain spark", spent, memory, verdicts)
+        self.keep("realistic merge", millions, spent, memory, verdicts)
 
     def feature_range(self, millions: int) -> None:
         """All four feature tables at 28 dtRefs, from aggregates that are brought up to date before the first turn."""
@@ -166,7 +170,7 @@ class Bench:
             systems: dict[str, Merge] = {}
             lakes: dict[str, Lake] = {}
             for system, spark in (
-                ("plain spark", None),
+                (self.reference, None),
                 (f"upsell spark, {self.where}", self.on_spark()),
                 (f"upsell spark, as shipped, {self.where}", self.on_spark(SHIPPED)),
                 ("upsell embedded", None),
@@ -176,14 +180,14 @@ class Bench:
                 engine = SparkEngine(lakes[system], spark) if spark else EmbeddedEngine(lakes[system])
                 systems[system] = (
                     plain_features(self.spark.session, lakes[system], days)
-                    if system == "plain spark"
+                    if system == self.reference
                     else features(engine, days)
                 )
             spent, memory = self.race(systems, [place / f"{number}" for number in range(3)])
             verdicts = {
                 system: "wrong" if wrong_features(lake, days[:2]) else "right" for system, lake in lakes.items()
             }
-        self.keep(f"feature range, {millions}M", "plain spark", spent, memory, verdicts)
+        self.keep("feature range", millions, spent, memory, verdicts)
 
     @contextmanager
     def place(self) -> Iterator[Path]:
@@ -208,17 +212,18 @@ class Bench:
     def keep(
         self,
         case: str,
-        reference: str,
+        millions: int,
         spent: dict[str, list[float]],
         memory: dict[str, float],
         verdicts: dict[str, str],
     ) -> None:
-        base = statistics.median(spent[reference])
+        base = statistics.median(spent[self.reference])
         for system, seconds in spent.items():
             median = statistics.median(seconds)
             self.rows.append(
                 {
                     "case": case,
+                    "millions": millions,
                     "system": system,
                     "median_s": round(median, 3),
                     "ratio": round(median / base, 3),
@@ -290,11 +295,17 @@ def chosen(given: argparse.Namespace, folder: Path) -> Iterator[tuple[Spark, str
             cluster.stop()
 
 
+def of(row: dict[str, Any]) -> tuple[str, int, str]:
+    """What a row is the result of: a later run of the same takes its place."""
+    return row["case"], row["millions"], row["system"]
+
+
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table("case", "system", "seconds", "ratio", "peak MB", "oracle")
+    table = Table("case", "rows", "system", "seconds", "ratio", "peak MB", "oracle")
     for row in rows:
         table.add_row(
             row["case"],
+            f"{row['millions']}M",
             row["system"],
             f"{row['median_s']:.2f}",
             f"{row['ratio']:.2f}",
@@ -320,9 +331,8 @@ def main() -> int:
                     run(millions)
         OUT.parent.mkdir(exist_ok=True)
         known = json.loads(OUT.read_text()) if OUT.exists() else []
-        mine = {(row["case"], row["system"]) for row in bench.rows}
-        kept = [row for row in known if (row["case"], row["system"]) not in mine]
-        OUT.write_text(json.dumps([*kept, *bench.rows], indent=1) + "\n")
+        mine = {of(row) for row in bench.rows}
+        OUT.write_text(json.dumps([*(row for row in known if of(row) not in mine), *bench.rows], indent=1) + "\n")
     show(bench.rows)
     return 0 if all(row["oracle"] == "right" for row in bench.rows) else 1
 

@@ -44,7 +44,7 @@ RULE = Claim(
     "The table is a function of the set of changes",
     "the rule alone: random histories, permuted, repeated, cut into batches",
     "histories",
-    2_000,
+    500,
     20_000,
     "bronze/test_bronze_law.py::test_any_arrival_of_a_history_gives_what_the_oracle_says",
 )
@@ -119,7 +119,7 @@ TOUCHED = Claim(
     "The dtRefs that a change touches are all that must be computed again",
     "late changes through bronze and silver; tables of which only touched dtRefs are replaced, compared with a rebuild",
     "histories",
-    12,
+    6,
     500,
     "daily/test_daily_touched.py::test_touched_dt_refs_alone_keep_every_table_equal_to_a_rebuild",
 )
@@ -127,7 +127,7 @@ ON_SPARK = Claim(
     "The same where Spark reads and writes the files",
     "random histories into tables whose every step is Spark's, tidied at the end",
     "histories",
-    5,
+    3,
     100,
     "spark/test_spark_law.py::test_any_arrival_gives_what_the_oracle_says",
 )

@@ -115,7 +115,7 @@ def _history(drawn: list[Change | tuple[str, int, dict[str, tuple[object, ...]]]
     return changes, ends
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.one_of(_CHANGES, _CHANGES, _CHANGES, _CHANGES, _LOADS), min_size=1, max_size=16),
     st.randoms(use_true_random=False),
