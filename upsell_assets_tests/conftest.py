@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -24,6 +26,22 @@ ALONE = ("end_to_end", "scenarios")
 
 SLOW = ("operations", "components", "spark")
 """Folders whose tests begin first."""
+
+
+FREE_GB = 4
+"""What lakes, services and Spark's packages take of the disk at once, and some more."""
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to begin on a disk that will be full: what fails then looks like anything but that."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < FREE_GB:
+        pytest.exit(
+            f"tests: {folder} has {free:.1f} GB free, and they take up to {FREE_GB}. Free some, or let TMPDIR name a "
+            "folder of another disk.",
+            returncode=1,
+        )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
