@@ -133,8 +133,7 @@ def test_a_table_shows_its_checks(web: Web) -> None:
 def test_numbers_of_a_table_are_plotted(web: Web) -> None:
     web.open_asset("bronze/upsell/customers")
 
-    web.await_text("Plots").click()
-    web.await_seen(web.page.locator("canvas").first).scroll_into_view_if_needed()
+    web.open_by(web.await_text("Plots"), web.page.locator("canvas").first).scroll_into_view_if_needed()
     web.await_text("rows_written")
 
 
@@ -149,8 +148,8 @@ def test_a_table_shows_what_its_columns_are_made_from(web: Web) -> None:
     web.open_asset("feature_store/upsell/fs_geral")
 
     row = web.page.get_by_role("row").filter(has_text="lineage").filter(has_text="Show Markdown")
-    row.get_by_text("Show Markdown").click()
-    drawn = web.await_seen(web.page.get_by_role("img", name="columns of feature_store.upsell.fs_geral"))
+    picture = web.page.get_by_role("img", name="columns of feature_store.upsell.fs_geral")
+    drawn = web.open_by(row.get_by_text("Show Markdown"), picture)
     assert drawn.evaluate("picture => picture.naturalWidth") > 0
     assert web.page.get_by_role("link", name="silver.upsell.transacoes").first.get_attribute("href") == (
         "/assets/silver/upsell/transacoes"
@@ -160,8 +159,8 @@ def test_a_table_shows_what_its_columns_are_made_from(web: Web) -> None:
 def test_a_run_shows_its_steps(web: Web) -> None:
     web.open_asset("silver/upsell/cliente", "events")
 
-    web.page.get_by_label("run_success").first.click()  # made; the newest event may be that it was drawn
-    web.await_text(re.compile(r"^Materialized in run"))
+    made = web.page.get_by_label("run_success").first  # the newest event may be that it was drawn
+    web.open_by(made, web.shown(re.compile(r"^Materialized in run")).first)
     web.page.locator("a[href^='/runs/']").first.click()
     web.await_text("Success")
     # By the log: above their bars the names are shortened anywhere.

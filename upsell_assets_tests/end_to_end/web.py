@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -71,6 +71,19 @@ class Web:
         """
         expect(what).to_be_visible(timeout=seconds * PATIENCE * 1000)
         return what
+
+    def open_by(self, button: Locator, what: Locator) -> Locator:
+        """Click something until what it opens can be seen, and return that: a page that is drawn anew swallows clicks.
+
+        Raises:
+            AssertionError: it did not open.
+        """
+        for _ in range(3):
+            button.click()
+            with suppress(AssertionError):
+                return self.await_seen(what, 15)
+        button.click()
+        return self.await_seen(what)
 
     def await_none(self, what: Locator, seconds: float = 60) -> None:
         """Wait until nothing of this kind is there any more.
