@@ -33,8 +33,8 @@ test: $(VENV)/.installed ## run the tests (ARGS are pytest's)
 		--no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
-proof: $(VENV)/.installed ## try the law as often as docs/reliability.md says, and write its table
-	@UPSELL_PROOF=$${UPSELL_PROOF:-1} $(BIN)/python upsell_assets_tests/proof.py
+proof: $(VENV)/.installed ## try the laws as often as docs/reliability.md says, and write its table (ARGS=WORD: some)
+	@UPSELL_PROOF=$${UPSELL_PROOF:-1} $(BIN)/python upsell_assets_tests/proof.py $(ARGS)
 
 docs: $(VENV)/.installed ## write docs/features.md from the comments of the .sql files
 	@$(BIN)/python scripts/features_page.py

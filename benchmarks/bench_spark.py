@@ -7,8 +7,8 @@ events that overwrites its partitions.
 
     python benchmarks/bench_spark.py [--cases SUBSTRING] [--millions 1,5,20] [--repeat N] [--cluster]
 
-With `--cluster` the session is one of a standalone cluster of two workers on this machine, else it is local. The JVM
-of the driver is part of `peak_mb`, executors of a cluster are not.
+With `--cluster` the session is one of a standalone cluster of two workers on this machine, else it is local. JVMs, those
+of the cluster too, are part of `peak_mb`, but not of what is embedded.
 """
 
 from __future__ import annotations
