@@ -53,6 +53,9 @@ EVERY_SECONDS = 6.0
 
 P50_LIMIT, P95_LIMIT, CPU_LIMIT = 20.0, 45.0, 15.0
 GIVE_UP_SECONDS = 300
+QUIET_SECONDS = 60
+"""Without a new run for so long, everything has flowed through."""
+ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 Row = dict[str, Any]
 
@@ -91,6 +94,25 @@ def drawn(home: Path) -> bool:
         return instance.get_runs_count(done) > 0
 
 
+def settle(home: Path) -> None:
+    """Wait until what came before has flowed through: no run is under way, and none was asked for of late."""
+    waiting = dg.RunsFilter(statuses=[s for s in dg.DagsterRunStatus if s not in ENDED])
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        while instance.get_runs_count(waiting) or time.time() - newest(instance) < QUIET_SECONDS:
+            time.sleep(1)
+
+
+def newest(instance: dg.DagsterInstance) -> float:
+    """When the newest run was asked for (seconds since 1970)."""
+    [record] = instance.get_run_records(limit=1)
+    return record.create_timestamp.timestamp()
+
+
+def say(what: str) -> None:
+    """Progress, on stderr."""
+    print(f"{datetime.now(UTC):%H:%M:%S} {what}", file=sys.stderr, flush=True)
+
+
 def process_all(home: Path, *options: str) -> None:
     """`upsell up --once`."""
     done = subprocess.run([UPSELL, "up", "--once", *options], env=environment(home), capture_output=True, text=True)
@@ -126,15 +148,18 @@ def processor_seconds(home: Path) -> float:
 
 
 def idle(home: Path, seconds: float) -> Row:
-    """The cost of doing nothing, once what came before has flowed through."""
-    process_all(home)
+    """The cost of doing nothing; `runs` that began all the same are told."""
     with running_lake(home, "--no-activity"):
-        time.sleep(20)  # what a start does once: compile, connect, look at everything
-        before, began = processor_seconds(home), time.monotonic()
+        say("waiting until nothing runs")
+        settle(home)
+        say(f"idle for {seconds:g} s")
+        before, began, asked = processor_seconds(home), time.monotonic(), time.time()
         time.sleep(seconds)
         spent, lasted = processor_seconds(home) - before, time.monotonic() - began
         memory = tree_mb(str(home))
-    return row("idle", cpu_percent=round(100 * spent / lasted, 1), peak_mb=round(memory))
+        with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+            runs = instance.get_runs_count(dg.RunsFilter(created_after=datetime.fromtimestamp(asked, UTC)))
+    return row("idle", cpu_percent=round(100 * spent / lasted, 1), runs=runs, peak_mb=round(memory))
 
 
 def commit_to_silver(home: Path, changes: int) -> Row:
@@ -150,6 +175,8 @@ def commit_to_silver(home: Path, changes: int) -> Row:
                 if len(moments) < changes and now >= following:
                     moments.append(commit(connection))
                     following = now + chance.uniform(0.5, 1.5) * EVERY_SECONDS
+                    if len(moments) % 10 == 0:
+                        say(f"{len(moments)} of {changes} changes committed")
                 version = look(lake, [one for one in moments if one.seen is None], version)
                 if late := [one.key for one in moments if one.seen is None and now - one.at > GIVE_UP_SECONDS]:
                     sys.exit(f"not in {SILVER} after {GIVE_UP_SECONDS} s: {', '.join(late)}")
@@ -247,6 +274,7 @@ def main() -> None:
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-freshness-") as folder:
         home = Path(folder) / "home"
+        say("a lake of its own: upsell up --once")
         process_all(home, "--customers", str(given.customers), "--days", str(given.days))
         rows = [commit_to_silver(home, given.changes), idle(home, given.idle_seconds)]
     report(rows)
