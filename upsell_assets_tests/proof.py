@@ -187,9 +187,13 @@ def write(rows: Mapping[str, str]) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Prove claims and write their lines, each when it has run; 1 if anything was wrong, or there is no such claim."""
+    """Prove claims and write their lines, each when it has run; 1 if anything was wrong, 2 if there is no such claim."""
     chosen = [claim for claim in CLAIMS if not words or any(word in claim.test for word in words)]
-    every = bool(chosen)
+    if not chosen:
+        print(f"proof: no claim has {' or '.join(words)} in the path of its test. There are:", file=sys.stderr)
+        print(*(f"  {claim.test}" for claim in CLAIMS), sep="\n", file=sys.stderr)
+        return 2
+    every = True
     for claim in chosen:
         right, seconds = prove(claim)
         write({claim.law: row(claim, right, seconds)})
