@@ -42,6 +42,7 @@ from rich.table import Table
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.lake.tables import Lake
 from upsell_assets.pictures.assets import JOB as PICTURES
+from upsell_assets.runs import UNDER_WAY
 from upsell_assets.services.embedded import embedded
 from upsell_assets.settings import Settings
 
@@ -55,7 +56,6 @@ P50_LIMIT, P95_LIMIT, CPU_LIMIT = 20.0, 45.0, 15.0
 GIVE_UP_SECONDS = 300
 QUIET_SECONDS = 60
 """Without a new run for so long, everything has flowed through."""
-ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 Row = dict[str, Any]
 
@@ -96,9 +96,9 @@ def drawn(home: Path) -> bool:
 
 def settle(home: Path) -> None:
     """Wait until what came before has flowed through: no run is under way, and none was asked for of late."""
-    waiting = dg.RunsFilter(statuses=[s for s in dg.DagsterRunStatus if s not in ENDED])
+    under_way = dg.RunsFilter(statuses=UNDER_WAY)
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
-        while instance.get_runs_count(waiting) or time.time() - newest(instance) < QUIET_SECONDS:
+        while instance.get_runs_count(under_way) or time.time() - newest(instance) < QUIET_SECONDS:
             time.sleep(1)
 
 
@@ -153,12 +153,12 @@ def idle(home: Path, seconds: float) -> Row:
         say("waiting until nothing runs")
         settle(home)
         say(f"idle for {seconds:g} s")
-        before, began, asked = processor_seconds(home), time.monotonic(), time.time()
+        before, began, asked = processor_seconds(home), time.monotonic(), datetime.now(UTC)
         time.sleep(seconds)
         spent, lasted = processor_seconds(home) - before, time.monotonic() - began
         memory = tree_mb(str(home))
         with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
-            runs = instance.get_runs_count(dg.RunsFilter(created_after=datetime.fromtimestamp(asked, UTC)))
+            runs = instance.get_runs_count(dg.RunsFilter(created_after=asked))
     return row("idle", cpu_percent=round(100 * spent / lasted, 1), runs=runs, peak_mb=round(memory))
 
 

@@ -3,7 +3,7 @@
 Here: the counts of each claim, and `make proof`, which runs their tests with the full counts and writes the table.
 What is claimed is checked by the tests themselves, in `bronze`, `capture`, `daily` and `spark`.
 
-    make proof [ARGS="WORD ..."]     only claims whose test has one of these words in its path; other lines stay
+    make proof [ARGS="WORD ..."]     only claims whose test has one of these words in its path
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def write(rows: Mapping[str, str]) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Prove claims and write their lines, each when it has run; 1 if anything was wrong."""
+    """Prove claims, and write the line of each that was tried in full; 1 if anything was wrong."""
     chosen = [claim for claim in CLAIMS if not words or any(word in claim.test for word in words)]
     if not chosen:
         there_are = "\n  ".join(claim.test for claim in CLAIMS)
@@ -195,7 +195,8 @@ def main(words: Sequence[str]) -> int:
     every = True
     for claim in chosen:
         right, seconds = prove(claim)
-        write({claim.law: row(claim, right, seconds)})
+        if claim.count >= claim.full:  # a shorter try takes no evidence away
+            write({claim.law: row(claim, right, seconds)})
         every = every and right
     return 0 if every else 1
 
