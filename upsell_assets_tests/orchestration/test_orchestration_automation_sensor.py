@@ -9,10 +9,12 @@ from itertools import islice
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import SENSOR_NAME_TAG
 from dagster._utils.schedules import cron_string_iterator
 
 from upsell_assets.automation import RETRY_CRON, on_change
-from upsell_assets.automation_sensor import CLOCK_MINUTES, LOOKS, AutomationSensor
+from upsell_assets.automation_sensor import CLOCK_MINUTES, LONGEST_WAIT, LOOKS, AutomationSensor
 from upsell_assets.definitions import build_defs
 from upsell_assets.model.assets import RETRAIN
 from upsell_assets.settings import Settings
@@ -43,9 +45,20 @@ class Ticks:
         """Whether the conditions were looked at."""
         context = dg.build_sensor_context(self.instance, cursor=self.cursor, repository_def=self.repository)
         done = self.sensor.evaluate_tick(context)
-        self.cursor = done.cursor
+        looked, self.cursor = done.cursor != self.cursor, done.cursor  # each look at the conditions has a number
         self.asked.append(len(done.run_requests or ()))
-        return done.skip_message != "nothing happened"
+        return looked
+
+    def queued(self, sensor: str) -> dg.DagsterRun:
+        """A run that this sensor asked for, and that waits to be started."""
+        job = self.repository.get_implicit_global_asset_job_def()
+        server = GrpcServerCodeLocationOrigin("127.0.0.1", 9)
+        return self.instance.create_run_for_job(
+            job,
+            status=dg.DagsterRunStatus.QUEUED,
+            tags={SENSOR_NAME_TAG: sensor},
+            remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(server, "__repository__"), job.name),
+        )
 
     def quiet(self) -> None:
         while self.tick():
@@ -104,6 +117,32 @@ def test_a_run_that_begins_or_ends_is_looked_at(ticks: Ticks) -> None:
     ticks.quiet()
 
     ticks.instance.report_run_canceled(run)
+
+    assert ticks.tick()
+
+
+def test_while_what_was_asked_for_is_queued_nothing_more_is_asked_for(ticks: Ticks) -> None:
+    ticks.quiet()
+    ticks.now = datetime.now(UTC)  # by which the instance dates its runs
+    run = ticks.queued("automation")
+    ticks.instance.report_runless_asset_event(dg.AssetMaterialization("source"))
+    assert not any(ticks.tick() for _ in range(LOOKS + 1))
+
+    ticks.instance.report_run_canceled(run)
+    ticks.quiet()
+
+    assert sum(ticks.asked) == 1, "what happened meanwhile was kept"
+
+
+def test_a_run_that_waits_for_long_or_was_asked_for_by_others_holds_back_nobody(ticks: Ticks) -> None:
+    ticks.quiet()
+    ticks.now = datetime.now(UTC)
+    ticks.queued("somebody else's")
+    assert ticks.tick()
+    ticks.queued("automation")
+    assert not ticks.tick()
+
+    ticks.now = datetime.now(UTC) + LONGEST_WAIT
 
     assert ticks.tick()
 

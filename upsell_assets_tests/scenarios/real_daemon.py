@@ -20,6 +20,7 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster import DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, SENSOR_NAME_TAG
 
 import upsell_assets
 from upsell_assets.definitions import build_defs
@@ -145,6 +146,18 @@ class RealDaemon:
     def runs(self, since: int) -> list[tuple[frozenset[str], str]]:
         """The tables of each run since a mark, and the partitions that it was asked for."""
         return [(frozenset(_tables(run)), _days_of(run)) for run in self.records(since)]
+
+    def story(self, since: int) -> str:
+        """The runs since a mark, a line each: when they were asked for, began and ended, by what, and for which tables."""
+        lines = []
+        for record in reversed(self.instance.get_run_records(limit=self.now() - since, ascending=False)):
+            run, asked = record.dagster_run, record.create_timestamp.timestamp()
+            times = " ".join(
+                f"{at - self.began:.1f}" if at else "-" for at in (asked, record.start_time, record.end_time)
+            )
+            by = run.tags.get(PARENT_RUN_ID_TAG) or run.tags.get(SENSOR_NAME_TAG) or run.job_name
+            lines.append(f"{run.run_id} {run.status.value} {times} by {by}: {', '.join(_tables(run))} {_days_of(run)}")
+        return "\n".join(lines)
 
     def made(self, since: int) -> Counter[Made]:
         """How often each partition of each table was asked for by runs that succeeded."""

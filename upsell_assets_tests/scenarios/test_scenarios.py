@@ -175,9 +175,9 @@ def test_a_cold_start_with_hundreds_of_windows_makes_every_partition_once(
     expected |= {("bronze.upsell.customers", str(FIRST_LANDING + timedelta(7)))}
     expected |= silver("cliente", "cliente_historico", "produtos", "transacoes", "transacao_produto")
     expected |= {one for name in full for one in dtrefs(name, FIRST_DTREF, today())}
-    assert made == once([*expected, CHURN, SCORES])
+    assert made == once([*expected, CHURN, SCORES]), daemon.story(0)
     # A range for each table and look at the conditions, while the days were still being reported; not hundreds.
-    assert len(daemon.runs(0)) <= 24, daemon.runs(0)
+    assert len(daemon.runs(0)) <= 24, daemon.story(0)
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
@@ -190,7 +190,7 @@ def test_a_late_file_in_an_old_window_refreshes_what_sees_its_event(
     daemon.settle(since)
 
     expected = {("bronze.upsell.transactions", str(window)), *silver("transacoes"), *that_see(day)}
-    assert daemon.made(since) == once(expected)
+    assert daemon.made(since) == once(expected), daemon.story(since)
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
@@ -213,8 +213,8 @@ def test_many_files_at_once_are_a_few_runs(daemon: RealDaemon, lakehouse: Lakeho
         *silver("transacoes"),
         *that_see(*days),
     }
-    assert max(made.values()) <= 2
-    assert len(daemon.runs(since)) <= 16, daemon.runs(since)
+    assert max(made.values()) <= 2, daemon.story(since)
+    assert len(daemon.runs(since)) <= 16, daemon.story(since)
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
@@ -252,8 +252,8 @@ def test_a_killed_daemon_forgets_nothing_and_repeats_nothing(
         *silver("transacoes"),
         *that_see(day, day - timedelta(1)),
     }
-    assert set(made) == expected
-    assert max(made.values()) <= 2, "once a file"
+    assert set(made) == expected, daemon.story(since)
+    assert max(made.values()) <= 2, f"once a file\n{daemon.story(since)}"
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
@@ -269,7 +269,7 @@ def test_everything_killed_in_the_middle_of_a_run_is_made_good(
     daemon.settle()
 
     expected = {("bronze.upsell.transactions", str(window)), *silver("transacoes"), *that_see(day)}
-    assert daemon.made(since) == once(expected)
+    assert daemon.made(since) == once(expected), daemon.story(since)
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
@@ -285,6 +285,6 @@ def test_another_code_makes_its_table_anew_and_nothing_else(daemon: RealDaemon, 
         daemon.start()
         daemon.settle(since)
 
-        assert daemon.made(since) == once(everything)
-        assert len(daemon.runs(since)) == 1, daemon.runs(since)
+        assert daemon.made(since) == once(everything), daemon.story(since)
+        assert len(daemon.runs(since)) == 1, daemon.story(since)
     assert_equal_to_a_full_rebuild(lakehouse)
