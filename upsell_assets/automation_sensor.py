@@ -7,10 +7,14 @@ followed by a set of runs of its own. Here: when to look. Not here: the conditio
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.declarative_automation.automation_condition_evaluator import (
+    AUTOMATION_TICK_SETTLE_SECONDS_ENV_VAR,
+)
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.storage.tags import SENSOR_NAME_TAG
 
@@ -24,6 +28,13 @@ LOOKS = 3
 CLOCK_MINUTES = 10
 """Conditions that go by the clock (crons, days that begin) go by these steps of it, from the full hour on."""
 
+NOTHING = "nothing happened"
+"""What a tick says that was skipped because there was nothing to look for."""
+
+SETTLE_SECONDS = 0.25
+"""Between what counts as seen by a look, and the look: transactions under way end. Dagster has it as an environment variable
+only. Without it what comes in during a look is seen by that look and by the next, and asked for twice."""
+
 LONGEST_WAIT = timedelta(minutes=2)
 """For what was asked for before: a run that waits for longer waits for its table, and holds back nobody else."""
 
@@ -33,6 +44,7 @@ class AutomationSensor(dg.AutomationConditionSensorDefinition):
 
     def __init__(self, name: str, *, clock: Clock = utc_now, **options: Any) -> None:
         super().__init__(name, use_user_code_server=True, default_status=dg.DefaultSensorStatus.RUNNING, **options)
+        os.environ.setdefault(AUTOMATION_TICK_SETTLE_SECONDS_ENV_VAR, str(SETTLE_SECONDS))
         self._clock = clock
         self._seen: tuple[int | None, int] | None = None
         self._step: datetime | None = None
@@ -54,7 +66,7 @@ class AutomationSensor(dg.AutomationConditionSensorDefinition):
         elif step != self._step:
             self._left = max(self._left, 1)
         if not self._left:
-            return SensorExecutionData(skip_message="nothing happened", cursor=context.cursor)
+            return SensorExecutionData(skip_message=NOTHING, cursor=context.cursor)
         if self._queued(instance, now):
             return SensorExecutionData(skip_message="what was asked for before is queued", cursor=context.cursor)
         done = super().evaluate_tick(context)

@@ -108,6 +108,28 @@ def test_what_happened_is_looked_at_until_it_is_answered_and_asked_for_once(tick
     assert sum(ticks.asked) == 1
 
 
+def test_what_comes_in_during_a_look_is_asked_for_once(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in ("source", "made"):
+        ticks.instance.report_runless_asset_event(dg.AssetMaterialization(table))
+    ticks.quiet()
+    before = sum(ticks.asked)
+    storage = ticks.instance.event_log_storage
+    newest, asked = storage.get_maximum_record_id, []
+
+    def and_then_something_happens() -> int | None:
+        """The sensor asks what is the newest event, and so does the look that follows."""
+        asked.append(newest())
+        if len(asked) == 2:
+            ticks.instance.report_runless_asset_event(dg.AssetMaterialization("source"))
+        return asked[-1]
+
+    monkeypatch.setattr(storage, "get_maximum_record_id", and_then_something_happens)
+    ticks.instance.report_runless_asset_event(dg.AssetMaterialization("unrelated"))
+    ticks.quiet()
+
+    assert sum(ticks.asked) == before + 1
+
+
 def test_a_run_that_begins_or_ends_is_looked_at(ticks: Ticks) -> None:
     ticks.quiet()
     run = ticks.instance.create_run_for_job(

@@ -5,6 +5,7 @@ Here: starting, killing and asking them, and what they have run. Not here: what 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,16 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import yaml
 from dagster import DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, SENSOR_NAME_TAG
 
 import upsell_assets
+from upsell_assets.automation import SENSOR
+from upsell_assets.automation_sensor import NOTHING
 from upsell_assets.definitions import build_defs
 from upsell_assets.lake.lakehouse import Lakehouse
 from upsell_assets.outlook import look
@@ -102,22 +106,41 @@ class RealDaemon:
                 os.killpg(process.pid, signal.SIGKILL)
         self.instance.dispose()
 
-    def settle(self, since: int | None = None) -> None:
-        """Wait until all that landed has flowed through and nothing runs; then a few looks of the sensors longer.
+    def settle(self, since: int | None = None, *, landed: bool = True) -> None:
+        """Wait until all that landed was found and has flowed through, and the conditions were looked at for the last time.
 
-        With a mark, first until something was asked for since. What is asked for once more than needed is so by the end.
+        With a mark, first until something was asked for since. Without landings the next listing is not waited for. What
+        is asked for once more than needed is so by the end.
         """
         if since is not None:
             self.until(lambda: self.now() > since, "something to be asked for")
-        self.until(self.settled, "everything to flow through")
-        ticks = time.time() + 3 * self.lakehouse.settings.sensor_seconds
-        self.until(lambda: time.time() > ticks, "the sensors to look")
-        self.until(self.settled, "nothing more to run")
+        began = time.time()
+        if landed:
+            self.until(lambda: self.listed() > began, "everything to be listed")
+        listed = time.time()
+        self.until(lambda: self.settled() and self.rests_since(listed), "everything to flow through")
 
     def settled(self) -> bool:
         """Whether everything that landed has flowed through, and nothing runs."""
-        view = look(self.instance, self.lakehouse, self.assets, self.began, closely=True)
-        return view.settled or (not view.runs and not view.waiting and view.complete)
+        return look(self.instance, self.lakehouse, self.assets, self.began, closely=True).settled
+
+    def listed(self) -> float:
+        """When the landing sensor last listed all that there is (Unix seconds)."""
+        state = self.sensor("landing_sensor")
+        data = state.instigator_data if state else None
+        cursor = json.loads(data.cursor) if isinstance(data, SensorInstigatorData) and data.cursor else {}
+        return datetime.fromisoformat(cursor["swept"]).timestamp() if cursor.get("swept") else 0
+
+    def rests_since(self, moment: float) -> bool:
+        """Whether the conditions found nothing to look for, in a tick that began after it and after the last run ended."""
+        state = self.sensor(SENSOR)
+        ticks = self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1) if state else []
+        ended = [record.end_time or moment for record in self.instance.get_run_records(limit=5)]
+        return any(tick.skip_reason == NOTHING and tick.timestamp > max([moment, *ended]) for tick in ticks)
+
+    def sensor(self, name: str) -> InstigatorState | None:
+        """What Dagster keeps of a sensor; None before its first tick."""
+        return next((state for state in self.instance.all_instigator_state() if state.name == name), None)
 
     def until(self, condition: Any, what: str) -> None:
         """Wait for a condition.

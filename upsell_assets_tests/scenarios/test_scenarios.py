@@ -283,7 +283,7 @@ def test_another_code_makes_its_table_anew_and_nothing_else(daemon: RealDaemon, 
         path.write_text(changed_text)
         daemon.kill("code")  # as a deployment does
         daemon.start()
-        daemon.settle(since)
+        daemon.settle(since, landed=False)
 
         assert daemon.made(since) == once(everything), daemon.story(since)
         assert len(daemon.runs(since)) == 1, daemon.story(since)
