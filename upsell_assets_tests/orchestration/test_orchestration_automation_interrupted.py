@@ -19,7 +19,7 @@ from interrupted import defs
 from upsell_assets.runs import UNDER_WAY
 from upsell_assets.services.process import free_ports, wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 HERE = Path(__file__).parent
 SETTINGS = """
@@ -28,7 +28,7 @@ run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordin
 """
 """Runs begin at once: there is no daemon that would take them from a queue."""
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 ASKED = {SENSOR_NAME_TAG: "automation"}
 POINTS = {
     "AUTOMATION_EVALUATIONS_ADDED": "nothing is promised yet: the look is repeated",
