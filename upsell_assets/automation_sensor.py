@@ -2,7 +2,8 @@
 
 To look at all conditions takes a second of processor time. Dagster's own sensor does so at each tick, whether or not
 anything happened; and it asks for more while what it asked for waits its turn, so that on a busy machine each capture is
-followed by a set of runs of its own. Here: when to look. Not here: the conditions (`automation`).
+followed by a set of runs of its own. Here: when to look, and what is kept between looks. Not here: the conditions
+(`automation`).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class AutomationSensor(dg.AutomationConditionSensorDefinition):
 
         It is skipped where nothing happened since they were looked at, and no step of the clock began; and while runs
         that were asked for before are queued: what happens meanwhile is then answered by one set of runs. What was seen
-        is forgotten with the process, which then looks again.
+        is forgotten with the process, which then looks again. A cursor that Dagster lost is given back first.
         """
         instance, now = instance_of(context), self._clock()
         if context.cursor is None and (kept := self._kept(instance, context)) is not None:

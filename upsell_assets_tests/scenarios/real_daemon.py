@@ -151,29 +151,24 @@ class RealDaemon:
         if not wait_until(condition, self.patience):
             view = look(self.instance, self.lakehouse, self.assets, self.began, closely=True)
             log = (self.folder / "daemon.log").read_text()[-3000:]
-            raise AssertionError(f"waited {self.patience} s for {what}; {view}; {self.runs(0)}\n{log}")
+            raise AssertionError(f"waited {self.patience} s for {what}; {view}\n{self.story(0)}\n{log}")
 
     def now(self) -> int:
         """A mark, from which runs are counted: how many there were."""
         return self.instance.get_runs_count()
 
-    def records(self, since: int) -> list[DagsterRun]:
+    def records(self, since: int) -> list[dg.RunRecord]:
         """The runs since a mark, in the order in which they were asked for."""
-        found = self.instance.get_run_records(limit=self.now() - since, ascending=False)
-        return [record.dagster_run for record in reversed(found)]
+        return list(reversed(self.instance.get_run_records(limit=self.now() - since, ascending=False)))
 
     def under_way(self) -> list[DagsterRun]:
         """Runs that are queued or run."""
         return list(self.instance.get_runs(RunsFilter(statuses=UNDER_WAY)))
 
-    def runs(self, since: int) -> list[tuple[frozenset[str], str]]:
-        """The tables of each run since a mark, and the partitions that it was asked for."""
-        return [(frozenset(_tables(run)), _days_of(run)) for run in self.records(since)]
-
     def story(self, since: int) -> str:
         """The runs since a mark, a line each: when they were asked for, began and ended, by what, and for which tables."""
         lines = []
-        for record in reversed(self.instance.get_run_records(limit=self.now() - since, ascending=False)):
+        for record in self.records(since):
             run, asked = record.dagster_run, record.create_timestamp.timestamp()
             times = " ".join(
                 f"{at - self.began:.1f}" if at else "-" for at in (asked, record.start_time, record.end_time)
@@ -186,7 +181,7 @@ class RealDaemon:
         """How often each partition of each table was asked for by runs that succeeded."""
         found: Counter[Made] = Counter()
         graph = build_defs(self.lakehouse.settings).resolve_asset_graph()
-        for run in self.records(since):
+        for run in (record.dagster_run for record in self.records(since)):
             if run.status == DagsterRunStatus.SUCCESS:
                 for key in run.asset_selection or ():
                     calendar = graph.get(key).partitions_def

@@ -177,7 +177,7 @@ def test_a_cold_start_with_hundreds_of_windows_makes_every_partition_once(
     expected |= {one for name in full for one in dtrefs(name, FIRST_DTREF, today())}
     assert made == once([*expected, CHURN, SCORES]), daemon.story(0)
     # A range for each table and look at the conditions, while the days were still being reported; not hundreds.
-    assert len(daemon.runs(0)) <= 24, daemon.story(0)
+    assert len(daemon.records(0)) <= 24, daemon.story(0)
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
@@ -214,7 +214,7 @@ def test_many_files_at_once_are_a_few_runs(daemon: RealDaemon, lakehouse: Lakeho
         *that_see(*days),
     }
     assert max(made.values()) <= 2, daemon.story(since)
-    assert len(daemon.runs(since)) <= 16, daemon.story(since)
+    assert len(daemon.records(since)) <= 16, daemon.story(since)
     assert_equal_to_a_full_rebuild(lakehouse)
 
 
@@ -286,5 +286,5 @@ def test_another_code_makes_its_table_anew_and_nothing_else(daemon: RealDaemon, 
         daemon.settle(since, landed=False)
 
         assert daemon.made(since) == once(everything), daemon.story(since)
-        assert len(daemon.runs(since)) == 1, daemon.story(since)
+        assert len(daemon.records(since)) == 1, daemon.story(since)
     assert_equal_to_a_full_rebuild(lakehouse)
